@@ -1,0 +1,1 @@
+"""Losses, data, the loop and evaluation: what produces an encoder."""
