@@ -8,13 +8,16 @@ from hypothesis.extra import numpy as hnp
 
 from prolip_search.gaussians import Gaussians
 
+SMALL_N = st.integers(1, 6)
+SMALL_DIM = st.integers(1, 9)
+
 
 @st.composite
 def gaussians(
     draw: st.DrawFn,
     *,
-    n: st.SearchStrategy[int] = st.integers(1, 6),
-    dim: st.SearchStrategy[int] = st.integers(1, 9),
+    n: st.SearchStrategy[int] = SMALL_N,
+    dim: st.SearchStrategy[int] = SMALL_DIM,
     log_variance: tuple[float, float] = (-30.0, 15.0),
 ) -> Gaussians:
     """Valid Gaussians of drawn size, equal rows and extreme variances included."""
@@ -34,9 +37,9 @@ def gaussian_pairs(
     log_variance: tuple[float, float] = (-30.0, 15.0),
 ) -> tuple[Gaussians, Gaussians]:
     """Two sets of Gaussians of one dimension; with same_n, row for row."""
-    dim = st.just(draw(st.integers(1, 9)))
-    n = draw(st.integers(1, 6))
-    second_n = st.just(n) if same_n else st.integers(1, 6)
+    dim = st.just(draw(SMALL_DIM))
+    n = draw(SMALL_N)
+    second_n = st.just(n) if same_n else SMALL_N
     return (
         draw(gaussians(n=st.just(n), dim=dim, log_variance=log_variance)),
         draw(gaussians(n=second_n, dim=dim, log_variance=log_variance)),
