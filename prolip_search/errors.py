@@ -36,7 +36,7 @@ class ProlipSearchError(Exception):
 
 
 class InvalidGaussians(ProlipSearchError, ValueError):
-    """Arrays that do not describe Gaussians: wrong shape, not finite, or means not of unit length."""
+    """Arrays that do not describe Gaussians: wrong shape, not finite, or means not unit vectors."""
 
 
 class DimensionMismatch(InvalidGaussians):

@@ -70,7 +70,7 @@ class Gaussians:
 
     @classmethod
     def concatenate(cls, parts: Iterable[Gaussians]) -> Gaussians:
-        """All rows of all parts, in order. Raises DimensionMismatch, and InvalidGaussians if empty."""
+        """All rows of all parts, in order. Raises DimensionMismatch; InvalidGaussians if empty."""
         parts = list(parts)
         if not parts:
             raise InvalidGaussians("Nothing to concatenate: give at least one part.")
