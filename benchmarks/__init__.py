@@ -1,0 +1,1 @@
+"""Programs that measure, one question each; every figure in the documentation comes from one."""
