@@ -20,9 +20,10 @@ ROOMS = ("indexes", "train", "cli")
 LAYERS = (
     {"cli", "server", "integrations"},
     {"train"},
-    {"engine", "indexing"},
+    {"engine"},
+    {"indexing"},
     {"indexes", "confidence", "encoders", "images", "results", "testing"},
-    {"distances", "metrics"},
+    {"distances", "metrics", "files"},
     {"gaussians"},
     {"errors"},
 )
