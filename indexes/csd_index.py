@@ -1,0 +1,162 @@
+"""The FAISS side of a search: which rows may be the nearest, in float32.
+
+The rows are the augmented vectors of MATH.md, `[μ, −(u + ‖μ‖² − 1)/2]`, padded with zeros to a
+multiple of 8 so that SIMD runs full width; with a query `[μ_q, 1]` descending inner product is
+ascending CSD. (For a mean of exactly unit length the last coordinate is −u/2; keeping the length
+makes it exact for means that float16 storage has rounded as well.) With `[μ_q, 0]` it is cosine.
+"""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+from typing import Any, Protocol
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from prolip_search.errors import IndexDamaged
+
+Floats = NDArray[np.float32]
+Ints = NDArray[np.int64]
+
+# From this many queries on a matrix product beats one scan per query (FAISS's default, 128,000,
+# in effect never does: measured 5 times slower at 64 queries).
+BLAS_FROM_QUERIES = 8
+# A GPU pays for its copies only on batches, and its search stops at 2,048 results.
+GPU_FROM_QUERIES = 16
+GPU_LARGEST_K = 2048
+_FLAT_HEADER = struct.Struct("<4siqqq?iQ")
+
+faiss.cvar.distance_compute_blas_threshold = BLAS_FROM_QUERIES
+_ALL_THREADS = faiss.omp_get_max_threads()  # OMP_NUM_THREADS, or every core
+
+
+class CsdIndex(Protocol):
+    """Something that finds candidates among augmented rows 0…n_rows−1 by inner product."""
+
+    @property
+    def n_rows(self) -> int: ...
+
+    @property
+    def rounding(self) -> float:
+        """ε with |score − true inner product| <= ε · Σ|q_j x_j| for every row that exists.
+
+        It lets the ranking prove that no row it was not given belongs among the first k.
+        """
+        ...
+
+    def search(
+        self, queries: Floats, k: int, allowed: NDArray[np.bool_] | None
+    ) -> tuple[Floats, Ints]:
+        """The k best allowed rows of every query [Q, P]: scores and rows [Q, k], best first.
+
+        allowed [n_rows]: which rows may be found, None for all. Missing ones have row −1.
+        """
+        ...
+
+    def write(self, path: Path) -> None: ...
+
+
+def padded_width(dim: int) -> int:
+    """The width P of an augmented row: D + 1 rounded up to a multiple of 8."""
+    return -(-(dim + 1) // 8) * 8
+
+
+def augmented_rows(mean: Floats, uncertainty: Floats) -> Floats:
+    """Items as the rows of the index: [N, D] and [N] -> [N, P], float32."""
+    n, dim = mean.shape
+    rows = np.zeros((n, padded_width(dim)), dtype=np.float32)
+    rows[:, :dim] = mean
+    squares = np.einsum("nd,nd->n", mean, mean, dtype=np.float64)
+    rows[:, dim] = -0.5 * (uncertainty.astype(np.float64) + squares - 1.0)
+    return rows
+
+
+def augmented_queries(mean: Floats, *, with_uncertainty: bool) -> Floats:
+    """Queries to go with `augmented_rows`: [Q, D] -> [Q, P]; without uncertainty it is cosine."""
+    n, dim = mean.shape
+    rows = np.zeros((n, padded_width(dim)), dtype=np.float32)
+    rows[:, :dim] = mean
+    rows[:, dim] = 1.0 if with_uncertainty else 0.0
+    return rows
+
+
+class FlatIndex:
+    """Every row compared with every query: exact up to the rounding of float32."""
+
+    def __init__(self, index: Any) -> None:
+        self._index = index
+        self._on_gpu: Any = None
+
+    @classmethod
+    def build(cls, rows: Floats) -> FlatIndex:
+        """An index of augmented rows [N, P], in memory."""
+        index = faiss.IndexFlatIP(rows.shape[1])
+        index.add(rows)
+        return cls(index)
+
+    @classmethod
+    def read(cls, path: Path, *, n_rows: int, width: int) -> FlatIndex:
+        """A written index, memory-mapped. Raises IndexDamaged unless it is byte for byte possible.
+
+        FAISS trusts what a file says of itself, so its header must be the one header that a flat
+        index of this size has before FAISS sees it.
+        """
+        size = n_rows * width
+        header = _FLAT_HEADER.pack(b"IxFI", width, n_rows, 1 << 20, 1 << 20, True, 0, size)
+        with path.open("rb") as file:
+            if file.read(len(header)) != header or path.stat().st_size != len(header) + 4 * size:
+                raise IndexDamaged(
+                    f"{path} is not a flat FAISS index of {n_rows} rows of {width}. "
+                    "Run `prolip-search index` to write it anew.",
+                    path=path,
+                )
+        return cls(faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC))
+
+    def write(self, path: Path) -> None:
+        """Writes the index as FAISS does. Raises OSError or RuntimeError."""
+        faiss.write_index(self._index, str(path))
+
+    @property
+    def n_rows(self) -> int:
+        return int(self._index.ntotal)
+
+    @property
+    def rounding(self) -> float:
+        # A float32 sum of P products errs by at most about P · 2⁻²⁴ in any order of summation; two
+        # more roundings are those of the last coordinate.
+        return float((self._index.d + 2) * 2.0**-24 * 1.01)
+
+    def search(
+        self, queries: Floats, k: int, allowed: NDArray[np.bool_] | None
+    ) -> tuple[Floats, Ints]:
+        n_queries = len(queries)
+        # One scan is over before a second thread has woken up; a batch is worth all of them.
+        faiss.omp_set_num_threads(1 if n_queries == 1 else _ALL_THREADS)
+        k = min(k, self.n_rows)
+        if k == 0:
+            return np.empty((n_queries, 0), np.float32), np.empty((n_queries, 0), np.int64)
+        if allowed is None:
+            index = self._index
+            if n_queries >= GPU_FROM_QUERIES and k <= GPU_LARGEST_K and _has_gpu():
+                index = self._copy_on_gpu()
+            scores, rows = index.search(queries, k)
+        else:
+            bits = np.packbits(allowed, bitorder="little")
+            selector = faiss.IDSelectorBitmap(len(allowed), faiss.swig_ptr(bits))
+            parameters: Any = faiss.SearchParameters()
+            parameters.sel = selector
+            scores, rows = self._index.search(queries, k, params=parameters)
+        return scores, rows
+
+    def _copy_on_gpu(self) -> Any:
+        if self._on_gpu is None:
+            self._on_gpu = faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, self._index)
+        return self._on_gpu
+
+
+def _has_gpu() -> bool:
+    """Whether this FAISS was built for GPUs (the `gpu` extra) and one is there."""
+    return hasattr(faiss, "StandardGpuResources") and faiss.get_num_gpus() > 0

@@ -1,0 +1,66 @@
+"""The one place that puts a whole small file on disk: all of it or none of it.
+
+A file is written under a temporary name, forced to the disk, and renamed over the old one, so a
+reader sees the old bytes or the new ones and a crash leaves no third state.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import zlib
+from collections.abc import Iterator
+from mmap import ACCESS_READ, mmap
+from pathlib import Path
+
+from prolip_search.errors import IndexNotWritable
+
+TEMPORARY_SUFFIX = ".writing"
+
+
+@contextlib.contextmanager
+def writes(what: str, folder: Path) -> Iterator[None]:
+    """Turns a refused write of any kind (read-only, disk full) into one IndexNotWritable.
+
+    Lance and FAISS raise RuntimeError as well as OSError when the system refuses to write.
+    """
+    try:
+        yield
+    except IndexNotWritable:
+        raise
+    except (OSError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        raise IndexNotWritable(
+            f"Could not write {what} in {folder}: {reason}. The index still holds what it held "
+            "before. Make room or make the folder writable, then run the command again.",
+            path=folder,
+        ) from error
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Puts `content` at `path` by temporary file, fsync and rename. Raises OSError."""
+    temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
+    with temporary.open("wb") as file:
+        file.write(content)
+    publish(temporary, path)
+
+
+def publish(temporary: Path, path: Path) -> None:
+    """Forces a finished file to the disk and renames it into place. Raises OSError."""
+    with temporary.open("rb") as file:
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def crc32_of(path: Path) -> int:
+    """CRC-32 of a file's bytes (about 4 GB/s): guards against accidents, not against forgers."""
+    with path.open("rb") as file:
+        if os.fstat(file.fileno()).st_size == 0:
+            return 0
+        with mmap(file.fileno(), 0, access=ACCESS_READ) as content:
+            return zlib.crc32(content)

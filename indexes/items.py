@@ -1,0 +1,187 @@
+"""The items table: one Lance dataset with a row for every image and text, the truth of the index.
+
+A Lance commit is the commit. Row ids are stable: they survive deletes, moves and compaction, and a
+row id is never given to another item.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import lance
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from prolip_search.errors import IndexDamaged, QueryError
+from prolip_search.indexes.durable import writes
+from prolip_search.indexes.schema import items_schema
+
+# Ids per IN (…) list: a predicate stays far below what Lance's SQL parser minds.
+IDS_PER_PREDICATE = 2000
+FOR_EVER = timedelta(days=36500)
+
+
+class ItemsTable:
+    """The Lance dataset at `path`, as of its newest version when opened or last written."""
+
+    def __init__(self, path: Path, dataset: Any, dim: int) -> None:
+        self.path = path
+        self.dim = dim
+        self._dataset = dataset
+
+    @classmethod
+    def create(cls, path: Path, dim: int) -> ItemsTable:
+        """An empty table, in the place of what a killed `create` may have left there.
+
+        Raises IndexDamaged when a table with items is there, IndexNotWritable.
+        """
+        with writes("the items table", path.parent):
+            if path.exists():
+                _refuse_if_filled(path, dim)
+                shutil.rmtree(path)
+            dataset = lance.write_dataset(
+                items_schema(dim).empty_table(), str(path), enable_stable_row_ids=True
+            )
+        return cls(path, dataset, dim)
+
+    @classmethod
+    def open(cls, path: Path, dim: int) -> ItemsTable:
+        """The table at its newest version. Raises IndexDamaged."""
+        try:
+            dataset = lance.dataset(str(path))
+        except (OSError, ValueError, RuntimeError) as error:
+            raise _damaged(path, str(error)) from error
+        if not dataset.schema.equals(items_schema(dim)):
+            raise _damaged(path, "its columns are not those of an items table of this index")
+        if not dataset.has_stable_row_ids:
+            raise _damaged(path, "it was written without stable row ids")
+        return cls(path, dataset, dim)
+
+    @property
+    def version(self) -> int:
+        """The version of the table that this object sees; every commit adds one."""
+        return int(self._dataset.version)
+
+    def __len__(self) -> int:
+        return int(self._dataset.count_rows())
+
+    def append(self, rows: pa.Table) -> None:
+        """One commit that adds checked rows. Raises QueryError for an id that is there already."""
+        taken = self.existing(rows["id"].to_pylist())
+        if taken:
+            raise QueryError(
+                f"The id {sorted(taken)[0]!r} is in the index already "
+                f"({len(taken)} of {len(rows)} are). Remove it first, or choose another."
+            )
+        with writes("new items", self.path.parent):
+            self._dataset = lance.write_dataset(rows, self._dataset, mode="append")
+
+    def delete(self, ids: Sequence[str]) -> int:
+        """One commit that drops the items with these ids; how many there were."""
+        present = self.existing(ids)
+        if not present:
+            return 0
+        predicate = " OR ".join(_in_lists(sorted(present)))
+        with writes("a deletion", self.path.parent):
+            self._dataset.delete(predicate)
+        return len(present)
+
+    def move(self, moved: pa.Table) -> int:
+        """One commit that gives items (id) a new path and mtime_ns; how many there were.
+
+        Row ids, Gaussians and all else stay.
+        """
+        present = self.existing(moved["id"].to_pylist())
+        moved = moved.filter(pc.is_in(moved["id"], pa.array(sorted(present), pa.string())))
+        if len(moved) == 0:
+            return 0
+        schema = items_schema(self.dim)
+        fields = [schema.field(name) for name in ("id", "path", "mtime_ns")]
+        source = moved.select(["id", "path", "mtime_ns"]).cast(pa.schema(fields))
+        with writes("moved items", self.path.parent):
+            self._dataset.merge_insert("id").when_matched_update_all().execute(source)
+        return len(moved)
+
+    def existing(self, ids: Sequence[str]) -> set[str]:
+        """Those of `ids` that the table holds."""
+        found: set[str] = set()
+        for predicate in _in_lists(ids):
+            found.update(self._read(columns=["id"], filter=predicate)["id"].to_pylist())
+        return found
+
+    def read(self, *, newer_than: int = 0) -> pa.Table:
+        """All columns and `row_id`, ordered by row id; only rows written after that version."""
+        predicate = f"_row_last_updated_at_version > {newer_than}" if newer_than else None
+        table = self._read(columns=self._dataset.schema.names, filter=predicate, with_row_id=True)
+        return _with_row_id_first(table)
+
+    def row_versions(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Row id [N] and version last written in [N] of every row, in ascending order of row id."""
+        name = "_row_last_updated_at_version"
+        table = self._read(columns=[name], with_row_id=True)
+        row_ids = table["_rowid"].to_numpy().astype(np.int64)
+        order = np.argsort(row_ids)
+        return row_ids[order], table[name].to_numpy().astype(np.int64)[order]
+
+    def remove_orphans(self) -> None:
+        """Drops files that no version refers to: what a killed writer left. Needs the lock."""
+        with writes("the items table", self.path.parent):
+            self._dataset.cleanup_old_versions(older_than=FOR_EVER, delete_unverified=True)
+            for leftover in self.path.glob("*/*#*"):  # half-written files of Lance's object store
+                leftover.unlink(missing_ok=True)
+
+    def _read(self, **how: Any) -> pa.Table:
+        try:
+            return self._dataset.scanner(**how).to_table()
+        except (OSError, ValueError, RuntimeError) as error:
+            raise _damaged(self.path, str(error)) from error
+
+
+def _refuse_if_filled(path: Path, dim: int) -> None:
+    try:
+        n_rows = len(ItemsTable.open(path, dim))
+    except IndexDamaged:
+        return  # never finished: there is nothing in it to keep
+    if n_rows:
+        raise IndexDamaged(
+            f"{path} holds {n_rows} items but the manifest beside it is gone. Restore it from a "
+            f"backup, or delete {path.parent} and index again.",
+            path=path,
+        )
+
+
+def _with_row_id_first(table: pa.Table) -> pa.Table:
+    row_ids = table["_rowid"].cast(pa.int64())
+    table = table.drop_columns("_rowid").add_column(0, "row_id", row_ids)
+    row_ids = row_ids.to_numpy()
+    if len(row_ids) > 1 and (row_ids[1:] < row_ids[:-1]).any():
+        table = table.take(np.argsort(row_ids))
+    return table
+
+
+def _in_lists(ids: Sequence[str]) -> list[str]:
+    """SQL predicates `id IN (…)` for the ids, a bounded number of them each."""
+    return [
+        f"id IN ({', '.join(_quoted(text) for text in ids[at : at + IDS_PER_PREDICATE])})"
+        for at in range(0, len(ids), IDS_PER_PREDICATE)
+    ]
+
+
+def _quoted(text: str) -> str:
+    """An SQL string: the quote is doubled; nothing else is special to Lance, newlines included."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _damaged(path: Path, reason: str) -> IndexDamaged:
+    first_line = reason.strip().splitlines()[0] if reason.strip() else "unreadable"
+    return IndexDamaged(
+        f"The items table {path} is damaged: {first_line}. Restore it from a backup, or build the "
+        "index anew with `prolip-search index --rebuild`.",
+        path=path,
+    )

@@ -1,0 +1,154 @@
+"""manifest.json: which format this index has, whose Gaussians it holds and in which table."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prolip_search.distances import MatchLogit
+from prolip_search.errors import IndexDamaged, IndexNotFound, IndexTooNew
+from prolip_search.indexes.durable import replace_file, writes
+
+FORMAT_VERSION = 1
+MANIFEST_NAME = "manifest.json"
+# A manifest has a few hundred bytes; what is larger is something else.
+LARGEST_MANIFEST_BYTES = 1 << 20
+LARGEST_DIM = 1 << 16
+ITEMS_TABLE = re.compile(r"items-[0-9a-f]{8}(-[0-9]{1,6})?\.lance")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderRecord:
+    """What an index remembers of the encoder that made its Gaussians.
+
+    name: "mini", a folder, or a hub id; revision: the pinned commit of a hub id, else None.
+    fingerprint: 64 hex digits over weights, configuration, tokenizer and preprocessing.
+    Raises ValueError for values that no encoder has.
+    """
+
+    name: str
+    fingerprint: str
+    dim: int
+    match_logit: MatchLogit
+    revision: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            raise ValueError("An encoder record needs the encoder's name.")
+        if not re.fullmatch(r"[0-9a-f]{64}", self.fingerprint):
+            raise ValueError(f"A fingerprint is 64 hex digits, not {self.fingerprint!r}.")
+        if not 1 <= self.dim <= LARGEST_DIM:
+            raise ValueError(f"A dimension lies in 1 to {LARGEST_DIM}, not {self.dim}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """The content of manifest.json. items_table: a folder name beside the manifest."""
+
+    encoder: EncoderRecord
+    items_table: str
+
+    def to_json(self) -> str:
+        """The file's text: sorted keys, two spaces, a newline at the end."""
+        encoder = self.encoder
+        content = {
+            "format_version": FORMAT_VERSION,
+            "items_table": self.items_table,
+            "encoder": {
+                "name": encoder.name,
+                "fingerprint": encoder.fingerprint,
+                "dim": encoder.dim,
+                "revision": encoder.revision,
+                "match_logit": {
+                    "scale": encoder.match_logit.scale,
+                    "bias": encoder.match_logit.bias,
+                },
+            },
+        }
+        return json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n"
+
+
+def items_table_name(fingerprint: str) -> str:
+    """The items table of an encoder: items-<first 8 hex digits of its fingerprint>.lance."""
+    return f"items-{fingerprint[:8]}.lance"
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Replaces manifest.json at once. Raises IndexNotWritable."""
+    with writes(MANIFEST_NAME, folder):
+        replace_file(folder / MANIFEST_NAME, manifest.to_json().encode())
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of the index at `folder`. Raises IndexNotFound, IndexTooNew, IndexDamaged."""
+    path = folder / MANIFEST_NAME
+    try:
+        if path.stat().st_size > LARGEST_MANIFEST_BYTES:
+            raise _damaged(path, f"it has more than {LARGEST_MANIFEST_BYTES} bytes")
+        content = json.loads(path.read_bytes().decode("utf-8"))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise IndexNotFound(
+            f"There is no index at {folder}. Make one with `prolip-search index FOLDER`.",
+            path=folder,
+        ) from error
+    except (OSError, RecursionError) as error:
+        raise _damaged(path, str(error)) from error
+    except ValueError as error:  # not UTF-8, or not JSON
+        raise _damaged(path, f"it is not JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise _damaged(path, "it is not a JSON object")
+    version = _field(path, content, "format_version", int)
+    if version > FORMAT_VERSION:
+        raise IndexTooNew(
+            f"{path} has format version {version}, but this prolip-search reads up to "
+            f"{FORMAT_VERSION}. Upgrade with `pip install --upgrade prolip-search`.",
+            path=path,
+        )
+    if version < 1:
+        raise _damaged(path, f"format_version is {version}")
+    table = _field(path, content, "items_table", str)
+    # The name is joined to a path, so anything but a plain table name is refused.
+    if not ITEMS_TABLE.fullmatch(table):
+        raise _damaged(path, f"items_table is {table!r}")
+    encoder = _field(path, content, "encoder", dict)
+    logit = _field(path, encoder, "match_logit", dict)
+    revision = encoder.get("revision")
+    if revision is not None and not isinstance(revision, str):
+        raise _damaged(path, "encoder.revision is neither text nor null")
+    try:
+        return Manifest(
+            items_table=table,
+            encoder=EncoderRecord(
+                name=_field(path, encoder, "name", str),
+                fingerprint=_field(path, encoder, "fingerprint", str),
+                dim=_field(path, encoder, "dim", int),
+                revision=revision,
+                match_logit=MatchLogit(
+                    scale=float(_field(path, logit, "scale", int | float)),
+                    bias=float(_field(path, logit, "bias", int | float)),
+                ),
+            ),
+        )
+    except IndexDamaged:
+        raise
+    except (ValueError, OverflowError) as error:
+        raise _damaged(path, str(error)) from error
+
+
+def _field(path: Path, content: dict[str, Any], name: str, kind: Any) -> Any:
+    value = content.get(name)
+    # bool is an int to Python and a mistake to us.
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise _damaged(path, f"{name} is missing or of the wrong type")
+    return value
+
+
+def _damaged(path: Path, what: str) -> IndexDamaged:
+    return IndexDamaged(
+        f"{path} is damaged: {what}. Restore it from a backup, or build the index anew with "
+        "`prolip-search index --rebuild`.",
+        path=path,
+    )

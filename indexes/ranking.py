@@ -1,0 +1,213 @@
+"""The exact ranking: candidates of the index, measured again in float64 and proved complete.
+
+Distances are those of MATH.md in float64 over the stored float32 means and uncertainties; equal
+ones are ordered by id, so the result depends neither on the order of insertion nor on the index.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prolip_search.distances import Arrays, membership_rows
+from prolip_search.errors import DimensionMismatch, QueryError
+from prolip_search.gaussians import Gaussians
+from prolip_search.indexes.csd_index import augmented_queries
+from prolip_search.indexes.schema import KINDS
+from prolip_search.indexes.view import IndexPart, View
+
+RankBy = Literal["csd", "cosine", "membership"]
+Doubles = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+# Candidates fetched beyond what is asked for, so that the proof nearly always succeeds at once.
+MARGIN = 24
+# Rows × dimensions measured at once by a membership scan: 8 MiB of float64.
+SCAN_ELEMENTS = 1 << 20
+
+
+@dataclass(frozen=True, eq=False)
+class Hits:
+    """The K best items of each query. row_id [Q, K] int64, csd [Q, K] float32; best first.
+
+    Where fewer than K items exist the rest is row id −1 at distance infinity.
+    """
+
+    row_id: Ints
+    csd: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.row_id)
+
+
+def search_view(
+    view: View,
+    queries: Gaussians,
+    k: int,
+    *,
+    dim: int,
+    kinds: Sequence[str],
+    rank_by: RankBy,
+    offset: int,
+) -> Hits:
+    """Ranks the items of some kinds; see Store.search."""
+    if k < 1 or offset < 0:
+        raise QueryError(f"Ask for k >= 1 results from offset >= 0, not k={k}, offset={offset}.")
+    if isinstance(kinds, str) or not kinds or not set(kinds) <= set(KINDS):
+        raise QueryError(f"kinds is a tuple of some of {', '.join(KINDS)}, not {kinds!r}.")
+    if rank_by not in get_args(RankBy):
+        raise QueryError(f"rank_by is one of {', '.join(get_args(RankBy))}, not {rank_by!r}.")
+    if queries.dim != dim:
+        raise DimensionMismatch(dim, queries.dim)
+    hits = Hits(
+        row_id=np.full((len(queries), k), -1, np.int64),
+        csd=np.full((len(queries), k), np.inf, np.float32),
+    )
+    ranking = _Ranking(view, queries, frozenset(kinds), rank_by)
+    n = min(offset + k, ranking.n_allowed)
+    if n > offset:
+        best = ranking.by_membership(n) if rank_by == "membership" else ranking.by_index(n)
+        for query, positions in best:
+            shown = positions[offset:n]
+            hits.row_id[query, : len(shown)] = view.row_ids[shown]
+            hits.csd[query, : len(shown)] = ranking.csd(query, shown)
+    return hits
+
+
+class _Ranking:
+    """Some queries against one view. Positions are those of the view."""
+
+    def __init__(
+        self, view: View, queries: Gaussians, kinds: frozenset[str], rank_by: RankBy
+    ) -> None:
+        self._view = view
+        self._queries = queries
+        self._means = queries.mean.astype(np.float64)  # [Q, D]
+        self._uncertainty = queries.uncertainty.astype(np.float64)  # [Q]
+        self._with_uncertainty = rank_by == "csd"
+        self._allowed = view.allowed(kinds)
+        self.n_allowed = (
+            len(view.rows) if self._allowed is None else int(np.count_nonzero(self._allowed))
+        )
+
+    def csd(self, query: int, positions: Ints) -> Doubles:
+        """CSD of one query to some items, [n]."""
+        delta = self._view.rows.vectors("mean", positions).astype(np.float64) - self._means[query]
+        # sum(-1) over contiguous rows adds in an order that depends on their length alone, so equal
+        # items get equal distances whatever stands around them; a matrix product promises no such
+        # thing.
+        squared: Doubles = (delta * delta).sum(-1)
+        squared += self._uncertainty[query] + self._view.uncertainty[positions]
+        return squared
+
+    def _negative_cosine(self, query: int, positions: Ints) -> Doubles:
+        """Minus the inner product of the means, [n]: smaller is closer, as for a distance."""
+        mean = self._view.rows.vectors("mean", positions).astype(np.float64)
+        products: Doubles = (mean * self._means[query]).sum(-1)
+        return -products
+
+    def by_index(self, n: int) -> Iterator[tuple[int, Ints]]:
+        """Each query and its n best positions: fetched, measured, fetched again until proved."""
+        parts = self._view.parts
+        augmented = augmented_queries(self._queries.mean, with_uncertainty=self._with_uncertainty)
+        masks = [None if self._allowed is None else self._allowed[p.start : p.stop] for p in parts]
+        sizes = [
+            part.index.n_rows if mask is None else int(np.count_nonzero(mask))
+            for part, mask in zip(parts, masks, strict=True)
+        ]
+        measure = self.csd if self._with_uncertainty else self._negative_cosine
+        pending = list(range(len(self._queries)))
+        n_fetched = n + MARGIN
+        while pending:
+            candidates = [
+                _Candidates.fetch(part, augmented[pending], min(n_fetched, size), mask, size)
+                for part, mask, size in zip(parts, masks, sizes, strict=True)
+            ]
+            unproved = []
+            for at, query in enumerate(pending):
+                positions = np.concatenate([found.positions[at] for found in candidates])
+                positions, keys = self._ordered(positions, measure(query, positions))
+                if all(found.complete for found in candidates) or (
+                    len(keys) >= n and self._proved(query, keys[n - 1], candidates, at)
+                ):
+                    yield query, positions[:n]
+                else:
+                    unproved.append(query)
+            pending = unproved
+            n_fetched *= 4
+
+    def _proved(
+        self, query: int, worst_key: float, candidates: Sequence[_Candidates], at: int
+    ) -> bool:
+        """Whether no item that was not fetched can be as near as the n-th best that was.
+
+        Its score is at most the lowest that was fetched, plus what float32 may have lost of it.
+        """
+        if self._with_uncertainty:  # from the distance back to the inner product it stands for
+            q = self._means[query]
+            score = float(q @ q + 1 + self._uncertainty[query] - worst_key) / 2
+            # Were it as near, |last coordinate| <= |score| + 1, whatever the collection's largest.
+            magnitude = 2.02 + abs(score)
+        else:
+            score, magnitude = -float(worst_key), 1.01
+        return all(
+            found.complete or found.lowest[at] + found.rounding * magnitude < score
+            for found in candidates
+        )
+
+    def by_membership(self, n: int) -> Iterator[tuple[int, Ints]]:
+        """Each query and its n best positions by M(item | query), from a scan of all rows."""
+        everything = np.arange(len(self._view.rows))
+        positions = everything if self._allowed is None else everything[self._allowed]
+        step = max(1, SCAN_ELEMENTS // self._queries.dim)
+        rows = self._view.rows
+        for query in range(len(self._queries)):
+            one = self._queries[query]
+            wide = Arrays(one.mean.astype(np.float64), one.log_variance.astype(np.float64))
+            keys = np.empty(len(positions))
+            for at in range(0, len(positions), step):
+                block = positions[at : at + step]
+                items = Arrays(
+                    rows.vectors("mean", block).astype(np.float64),
+                    rows.vectors("log_variance", block).astype(np.float64),
+                )
+                keys[at : at + step] = -membership_rows(items, wide)
+            best = np.flatnonzero(keys <= np.partition(keys, n - 1)[n - 1])
+            yield query, self._ordered(positions[best], keys[best])[0][:n]
+
+    def _ordered(self, positions: Ints, keys: Doubles) -> tuple[Ints, Doubles]:
+        """Positions in ascending order of key, equal keys in ascending order of id."""
+        order = np.argsort(keys, kind="stable")
+        ordered = keys[order]
+        if (ordered[1:] == ordered[:-1]).any():
+            ids = self._view.rows.take(positions, ["id"])["id"].to_pylist()
+            order = np.array(sorted(range(len(keys)), key=lambda at: (keys[at], ids[at])))
+        return positions[order], keys[order]
+
+
+@dataclass(frozen=True)
+class _Candidates:
+    """What one part of the index found for some queries."""
+
+    positions: list[Ints]  # per query
+    lowest: NDArray[np.float32]  # [Q], the lowest score among them
+    complete: bool  # whether they are all there are
+    rounding: float
+
+    @classmethod
+    def fetch(
+        cls,
+        part: IndexPart,
+        queries: NDArray[np.float32],
+        k: int,
+        mask: NDArray[np.bool_] | None,
+        size: int,
+    ) -> _Candidates:
+        scores, rows = part.index.search(queries, k, mask)  # [Q, k]
+        lowest = scores[:, -1] if k else np.empty(len(queries), np.float32)
+        positions = [found[found >= 0] + part.start for found in rows]
+        return cls(positions, lowest, k >= size, part.index.rounding)

@@ -1,0 +1,94 @@
+"""The columns of an item, and the check that rows coming in fit them. Imports no Lance."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from prolip_search.errors import DimensionMismatch, QueryError
+from prolip_search.gaussians import Gaussians
+
+KINDS = ("image", "text")
+
+
+def items_schema(dim: int) -> pa.Schema:
+    """The columns of an items table of Gaussians of dimension D."""
+    vector = pa.list_(pa.float32(), dim)
+    return pa.schema(
+        [
+            pa.field("id", pa.string(), nullable=False),
+            pa.field("kind", pa.string(), nullable=False),
+            pa.field("path", pa.string()),
+            pa.field("text", pa.string()),
+            pa.field("size_bytes", pa.int64()),
+            pa.field("mtime_ns", pa.int64()),
+            pa.field("content_hash", pa.string()),
+            pa.field("width", pa.int32()),
+            pa.field("height", pa.int32()),
+            pa.field("format", pa.string()),
+            pa.field("taken_at", pa.timestamp("us")),
+            pa.field("mean", vector, nullable=False),
+            pa.field("log_variance", vector, nullable=False),
+            pa.field("uncertainty", pa.float32(), nullable=False),
+            pa.field("metadata", pa.string()),
+        ]
+    )
+
+
+def vectors_of(column: pa.Array | pa.ChunkedArray, dim: int) -> NDArray[np.float32]:
+    """A fixed-size-list column as float32 [N, D]; one chunk without nulls costs no copy."""
+    if isinstance(column, pa.ChunkedArray):
+        column = column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
+    # flatten() and not .values: it honours the offset of a sliced array.
+    vectors: NDArray[np.float32] = column.flatten().to_numpy(zero_copy_only=False)
+    return vectors.reshape(-1, dim)
+
+
+def checked_rows(rows: pa.Table, dim: int) -> pa.Table:
+    """`rows` in the table's schema, with `uncertainty` computed from the log-variances.
+
+    Columns that may be null may be left out. Raises QueryError for columns, kinds or ids that do
+    not fit, InvalidGaussians for vectors that are not Gaussians.
+    """
+    schema = items_schema(dim)
+    unknown = [name for name in rows.column_names if name not in schema.names]
+    if unknown:
+        raise QueryError(
+            f"Items have no column {unknown[0]!r}. Put values of your own into `metadata` as JSON."
+        )
+    columns: list[pa.ChunkedArray | None] = []
+    for field in schema:
+        if field.name == "uncertainty":
+            columns.append(None)
+            continue
+        if field.name not in rows.column_names:
+            if not field.nullable:
+                raise QueryError(f"Items need the column {field.name!r}.")
+            columns.append(pa.nulls(len(rows), field.type))
+            continue
+        column = rows[field.name]
+        if not field.nullable and column.null_count:
+            raise QueryError(f"The column {field.name!r} of an item must not be null.")
+        if pa.types.is_fixed_size_list(column.type) and column.type.list_size != dim:
+            raise DimensionMismatch(dim, column.type.list_size)
+        try:
+            columns.append(column.cast(field.type))
+        except pa.ArrowException as error:
+            raise QueryError(f"The column {field.name!r} must be {field.type}: {error}") from error
+    gaussians = Gaussians(
+        vectors_of(columns[schema.get_field_index("mean")], dim),
+        vectors_of(columns[schema.get_field_index("log_variance")], dim),
+    )
+    columns[schema.get_field_index("uncertainty")] = pa.array(gaussians.uncertainty, pa.float32())
+    checked = pa.Table.from_arrays(columns, schema=schema)
+    strange = pc.unique(checked["kind"]).to_pylist()
+    if not set(strange) <= set(KINDS):
+        raise QueryError(f"An item's kind is one of {', '.join(KINDS)}, not {strange!r}.")
+    counts = pc.value_counts(checked["id"])
+    for entry in counts.filter(pc.greater(counts.field("counts"), 1)).to_pylist()[:1]:
+        raise QueryError(f"The id {entry['values']!r} occurs twice; ids must be unique.")
+    if pc.any(pc.equal(checked["id"], "")).as_py():
+        raise QueryError("An id must not be empty.")
+    return checked
