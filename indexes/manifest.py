@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -71,9 +73,14 @@ class Manifest:
         return json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n"
 
 
-def items_table_name(fingerprint: str) -> str:
-    """The items table of an encoder: items-<first 8 hex digits of its fingerprint>.lance."""
-    return f"items-{fingerprint[:8]}.lance"
+def items_table_name(fingerprint: str, *, taken: Collection[str] = ()) -> str:
+    """items-<first 8 hex digits of the encoder's fingerprint>.lance.
+
+    Where that name is taken: items-<…>-2.lance, or the next number that is free.
+    """
+    stem = f"items-{fingerprint[:8]}"
+    names = (f"{stem}-{number}.lance" if number > 1 else f"{stem}.lance" for number in count(1))
+    return next(name for name in names if name not in taken)
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:

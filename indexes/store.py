@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-from numpy.typing import ArrayLike, NDArray
 
-from prolip_search.errors import IndexDamaged, IndexExists, QueryError
-from prolip_search.gaussians import Gaussians
+from prolip_search.errors import EncoderMismatch, IndexDamaged, IndexExists, QueryError
 from prolip_search.indexes.durable import writes
 from prolip_search.indexes.lock import WriterLock
 from prolip_search.indexes.manifest import (
+    ITEMS_TABLE,
     MANIFEST_NAME,
     EncoderRecord,
     Manifest,
@@ -24,11 +22,10 @@ from prolip_search.indexes.manifest import (
     read_manifest,
     write_manifest,
 )
-from prolip_search.indexes.ranking import Hits, RankBy, search_view
+from prolip_search.indexes.reader import IndexReader
 from prolip_search.indexes.schema import checked_rows
 from prolip_search.indexes.snapshot import remove_leftovers, write_snapshot
-from prolip_search.indexes.stamp import latest_stamp, stamp_of_version
-from prolip_search.indexes.view import DerivedState, View, load_view
+from prolip_search.indexes.stamp import stamp_of_version
 
 # Lance takes a tenth of a second to import and a plain query does not need it, so the modules that
 # import it are imported where something is written or listed.
@@ -36,27 +33,21 @@ if TYPE_CHECKING:
     from prolip_search.indexes.items import ItemsTable
 
 INDEX_FOLDER = ".prolip-search"
-FILE_COLUMNS = ("id", "kind", "path", "size_bytes", "mtime_ns", "content_hash")
 
 
-class Store:
+class Store(IndexReader):
     """The Gaussians of a collection and what is known of each item, in one folder.
 
-    Reading needs no lock and sees one version of the index: that of the first read since the store
-    was opened, reloaded or last written through; `reload` moves on to the newest. Each method that
-    writes is one commit and takes the writer's lock; `with store.writer():` keeps it over several.
-    A crash at any instant leaves the state before a commit or after it.
+    Each method that writes is one commit and takes the writer's lock; `with store.writer():` keeps
+    it over several. A crash at any instant leaves the state before a commit or after it. What was
+    written through a store is what it reads next; commits of other processes it sees on `reload`.
     """
 
     def __init__(self, folder: Path, manifest: Manifest) -> None:
-        """Used by `create` and `open`."""
-        self.folder = folder
-        self.manifest = manifest
+        """Used by `create`, `open` and `rebuild`."""
+        super().__init__(folder, manifest)
         self._lock = WriterLock(folder)
-        self._loaded: View | None = None
-
-    def __repr__(self) -> str:
-        return f"Store({str(self.folder)!r}, encoder={self.encoder.name!r}, D={self.encoder.dim})"
+        self._published = True
 
     @classmethod
     def create(cls, folder: str | Path, *, encoder: EncoderRecord) -> Store:
@@ -91,6 +82,44 @@ class Store:
             )
         return cls(folder, manifest)
 
+    @classmethod
+    def rebuild(cls, folder: str | Path, *, encoder: EncoderRecord) -> Store:
+        """An empty items table beside that of the index at `folder`, for Gaussians of any encoder.
+
+        Fill it, then `publish` puts it in the old one's place; until then the index answers as
+        before. A rebuild that was interrupted goes on with what it had. Raises IndexNotFound,
+        IndexNotWritable.
+        """
+        folder = Path(folder)
+        try:
+            taken = {read_manifest(folder).items_table}
+        except IndexDamaged:  # a rebuild is the cure for that; any table may be the one in use
+            taken = {path.name for path in folder.iterdir() if ITEMS_TABLE.fullmatch(path.name)}
+        name = items_table_name(encoder.fingerprint, taken=taken)
+        store = cls(folder, Manifest(encoder=encoder, items_table=name))
+        store._published = False
+        with store.writer():
+            from prolip_search.indexes.items import ItemsTable
+
+            try:
+                store._items()
+            except IndexDamaged:  # not there, or never finished
+                ItemsTable.create(folder / name, encoder.dim)
+        return store
+
+    def publish(self) -> None:
+        """Makes a rebuilt table the index, by one rename, and drops the table it replaces."""
+        with self.writer():
+            if self._published:
+                return
+            write_manifest(self.folder, self.manifest)
+            self._published = True
+            with writes("the index", self.folder):
+                for path in self.folder.iterdir():
+                    if ITEMS_TABLE.fullmatch(path.name) and path.name != self.manifest.items_table:
+                        shutil.rmtree(path)
+            self.refresh_index()
+
     @staticmethod
     def find(start: str | Path) -> Path | None:
         """The index folder that governs `start`: in it or in the nearest folder above it."""
@@ -100,115 +129,11 @@ class Store:
                 return above / INDEX_FOLDER
         return None
 
-    @property
-    def root(self) -> Path:
-        """The folder that paths of items are relative to: the one that holds the index folder."""
-        return self.folder.parent
-
-    @property
-    def encoder(self) -> EncoderRecord:
-        """The encoder whose Gaussians these are."""
-        return self.manifest.encoder
-
-    # Reading
-
-    @property
-    def version(self) -> int:
-        """The version of the items table that this store reads; every commit adds one."""
-        stamp = self._view().stamp
-        return 0 if stamp is None else stamp.version
-
-    @property
-    def derived_state(self) -> DerivedState:
-        """How the derived files were found; all but "current" only make queries slower."""
-        return self._view().derived
-
-    def reload(self) -> bool:
-        """Moves on to the newest version of the index; whether it is another than before."""
-        if self._loaded is None:
-            return False
-        if self._loaded.stamp == latest_stamp(self.folder / self.manifest.items_table):
-            return False
-        self._loaded = None
-        return True
-
-    def count(self, kind: str | None = None) -> int:
-        """How many items there are, or how many of a kind."""
-        kinds = self._view().table(["kind"])["kind"]
-        return len(kinds) if kind is None else int(pc.sum(pc.equal(kinds, kind)).as_py() or 0)
-
-    def table(self, columns: Sequence[str]) -> pa.Table:
-        """Some columns of every item (`row_id` is one of them), in no promised order."""
-        view = self._view()
-        return view.table(self._known(view, columns))
-
-    def files(self, root_prefix: str | None = None) -> pa.Table:
-        """What incremental indexing compares: id, kind, path, size_bytes, mtime_ns, content_hash.
-
-        root_prefix: only what lies at or under that path, relative to the root, with slashes.
-        """
-        table = self.table(FILE_COLUMNS)
-        if not root_prefix or root_prefix in (".", "/"):
-            return table
-        prefix = root_prefix.rstrip("/")
-        inside = pc.or_(
-            pc.equal(table["path"], prefix), pc.starts_with(table["path"], prefix + "/")
-        )
-        return table.filter(inside)
-
-    def search(
-        self,
-        queries: Gaussians,
-        k: int,
-        *,
-        kinds: Sequence[str] = ("image",),
-        rank_by: RankBy = "csd",
-        offset: int = 0,
-    ) -> Hits:
-        """The k nearest items of every query after the first `offset`, exactly, ties by id.
-
-        queries [Q, D] -> row ids and CSD [Q, k], padded with −1 and infinity. rank_by: "csd", the
-        default; "cosine" leaves the uncertainties out; "membership", by M(item | query), reads
-        every row. Costs one matrix product and k rows. Raises DimensionMismatch, QueryError.
-        """
-        return search_view(
-            self._view(),
-            queries,
-            k,
-            dim=self.encoder.dim,
-            kinds=kinds,
-            rank_by=rank_by,
-            offset=offset,
-        )
-
-    def rows(self, row_ids: ArrayLike, columns: Sequence[str]) -> pa.Table:
-        """Some columns of some items, in the order of `row_ids`. Raises ItemNotFound."""
-        view = self._view()
-        return view.rows.take(self._positions(view, row_ids), self._known(view, columns))
-
-    def gaussians(self, row_ids: ArrayLike) -> Gaussians:
-        """The Gaussians of some items, in the order of `row_ids`. Raises ItemNotFound."""
-        view = self._view()
-        positions = self._positions(view, row_ids)
-        return Gaussians(
-            view.rows.vectors("mean", positions), view.rows.vectors("log_variance", positions)
-        )
-
-    def row_of(self, id: str) -> int | None:
-        """The row id of an item, or None."""
-        return self._view().find("id", id)
-
-    def row_of_path(self, path: str) -> int | None:
-        """The row id of the item at a path (the newest, were there several), or None."""
-        return self._view().find("path", path)
-
     def skipped(self) -> pa.Table:
         """Files that were left out: path, reason, detail, size_bytes, mtime_ns, by path."""
         from prolip_search.indexes.skipped import SkippedFiles
 
         return SkippedFiles(self.folder).read()
-
-    # Writing
 
     @contextlib.contextmanager
     def writer(self) -> Iterator[None]:
@@ -221,6 +146,7 @@ class Store:
         try:
             if left_behind:
                 self._tidy()
+            self._refuse_replaced()
             yield
             clean = True
         except (QueryError, IndexExists):
@@ -261,10 +187,13 @@ class Store:
         return n_moved
 
     def refresh_index(self) -> None:
-        """Brings the derived files up to the table, so that a query reads nothing else."""
+        """Brings the derived files up to the table, so that a query reads nothing else.
+
+        A rebuild has none of its own before it is published.
+        """
         with self.writer():
             self._loaded = None
-            if self._view().derived == "current":
+            if not self._published or self._view().derived == "current":
                 return
             items = self._items()
             stamp = stamp_of_version(items.path, items.version)
@@ -296,14 +225,6 @@ class Store:
         with self.writer():
             SkippedFiles(self.folder).forget(paths)
 
-    # Inside
-
-    def _view(self) -> View:
-        view = self._loaded
-        if view is None:
-            view = self._loaded = load_view(self.folder, self.manifest)
-        return view
-
     def _items(self) -> ItemsTable:
         from prolip_search.indexes.items import ItemsTable
 
@@ -312,16 +233,22 @@ class Store:
     def _tidy(self) -> None:
         with writes("the index", self.folder):
             remove_leftovers(self.folder)
-        if (self.folder / MANIFEST_NAME).is_file():
+        if (self.folder / self.manifest.items_table).is_dir() and self._is_made():
             self._items().remove_orphans()
 
-    def _positions(self, view: View, row_ids: ArrayLike) -> NDArray[np.int64]:
-        return view.positions(np.asarray(row_ids, dtype=np.int64).reshape(-1))
+    def _is_made(self) -> bool:
+        return (self.folder / MANIFEST_NAME).is_file()
 
-    def _known(self, view: View, columns: Sequence[str]) -> list[str]:
-        for name in columns:
-            if name not in view.rows.schema.names:
-                raise QueryError(
-                    f"Items have no column {name!r}; they have {', '.join(view.rows.schema.names)}."
-                )
-        return list(columns)
+    def _refuse_replaced(self) -> None:
+        """Refuses to write Gaussians of one encoder into an index that was rebuilt with another."""
+        if not self._published or not self._is_made():
+            return
+        manifest = read_manifest(self.folder)
+        if manifest.encoder.fingerprint != self.encoder.fingerprint:
+            raise EncoderMismatch(
+                index_name=manifest.encoder.name,
+                index_fingerprint=manifest.encoder.fingerprint,
+                name=self.encoder.name,
+                fingerprint=self.encoder.fingerprint,
+            )
+        self.manifest = manifest

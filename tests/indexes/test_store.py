@@ -16,7 +16,8 @@ from prolip_search.errors import (
     ItemNotFound,
     QueryError,
 )
-from prolip_search.indexes.store import FILE_COLUMNS, INDEX_FOLDER, Store
+from prolip_search.indexes.reader import FILE_COLUMNS
+from prolip_search.indexes.store import INDEX_FOLDER, Store
 from tests.conftest import make_gaussians
 from tests.indexes.building import FINGERPRINT, filled_store, hit_ids, items, new_store, record
 
