@@ -18,7 +18,6 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 Kind = Literal["image", "text"]
-RankBy = Literal["csd", "cosine", "membership"]
 QueryKind = Literal["text", "image", "item", "gaussians"]
 
 
@@ -95,7 +94,7 @@ class SearchResults(Sequence[SearchResult]):
     model_probability: NDArray[np.float32]
     inclusion: NDArray[np.float32]
     uncertainty: NDArray[np.float32]
-    rank_by: RankBy = "csd"
+    rank_by: str = "csd"
     offset: int = 0
     calibration: Calibration = field(default_factory=Calibration)
     none_probability: float | None = None

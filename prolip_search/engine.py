@@ -1,0 +1,317 @@
+"""SearchEngine: an index and its encoder together. Orchestration only."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from PIL.Image import Image
+
+from prolip_search.changes import relative_path
+from prolip_search.distances import inclusion
+from prolip_search.encoders.loading import load_encoder
+from prolip_search.encoders.protocol import Encoder
+from prolip_search.errors import EncoderMismatch, QueryError
+from prolip_search.gaussians import Gaussians
+from prolip_search.indexes.manifest import EncoderRecord
+from prolip_search.indexes.ranking import RankBy
+from prolip_search.indexes.store import Store
+from prolip_search.indexing import IndexReport, update
+from prolip_search.ingestion import BATCH_SIZE, Progress, item_rows
+from prolip_search.queries import QueryLike, StoredItem, encode_queries
+from prolip_search.results import Calibration, Kind, Query, SearchResults
+
+Runtime = Literal["auto", "onnx", "torch"]
+RESULT_COLUMNS = ["id", "kind", "path", "text", "metadata", "uncertainty"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IndexStatus:
+    """What an index holds. n_skipped: files left out, by reason. size_bytes: on disk, all of it."""
+
+    folder: Path
+    root: Path
+    encoder: EncoderRecord
+    n_images: int
+    n_texts: int
+    n_skipped: Mapping[str, int]
+    size_bytes: int
+    version: int
+    calibration: Calibration
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON's types only; a stable schema."""
+        encoder = self.encoder
+        return {
+            "folder": str(self.folder),
+            "root": str(self.root),
+            "n_images": self.n_images,
+            "n_texts": self.n_texts,
+            "n_skipped": sum(self.n_skipped.values()),
+            "skipped_by_reason": dict(self.n_skipped),
+            "size_bytes": self.size_bytes,
+            "version": self.version,
+            "encoder": {
+                "name": encoder.name,
+                "revision": encoder.revision,
+                "fingerprint": encoder.fingerprint,
+                "dim": encoder.dim,
+            },
+            "calibration": {"status": self.calibration.status},
+        }
+
+
+class SearchEngine:
+    """Search over one index folder. Made by `create` or `open`.
+
+    The encoder is loaded when something must first be encoded: opening, listing, or searching by
+    a stored item needs none.
+    """
+
+    def __init__(self, store: Store, *, encoder: Encoder | None, runtime: Runtime) -> None:
+        """Used by `create` and `open`."""
+        self.store = store
+        self._runtime: Runtime = runtime
+        self._encoder = None if encoder is None else _matching(encoder, store)
+
+    @classmethod
+    def create(
+        cls,
+        folder: str | Path,
+        *,
+        encoder: str | Path | Encoder = "mini",
+        runtime: Runtime = "auto",
+    ) -> SearchEngine:
+        """A new, empty index at `folder`, customarily called .prolip-search.
+
+        encoder: an Encoder, or a name for `load_encoder`. Paths in the index will be relative to
+        the folder's parent. Raises IndexExists, IndexNotWritable, EncoderNotFound.
+        """
+        if isinstance(encoder, str | Path):
+            encoder = load_encoder(encoder, runtime=runtime)
+        record = EncoderRecord(
+            name=encoder.name,
+            fingerprint=encoder.fingerprint,
+            dim=encoder.dim,
+            match_logit=encoder.match_logit,
+            revision=encoder.revision,
+        )
+        store = Store.create(os.path.realpath(folder), encoder=record)
+        return cls(store, encoder=encoder, runtime=runtime)
+
+    @classmethod
+    def open(
+        cls, folder: str | Path, *, encoder: Encoder | None = None, runtime: Runtime = "auto"
+    ) -> SearchEngine:
+        """The index at `folder`; without an encoder, the one that the index names.
+
+        Raises IndexNotFound, IndexDamaged, IndexTooNew, and EncoderMismatch for another encoder.
+        """
+        return cls(Store.open(os.path.realpath(folder)), encoder=encoder, runtime=runtime)
+
+    @property
+    def encoder(self) -> Encoder:
+        """The encoder of this index, loaded now if it was not. Raises EncoderMismatch."""
+        if self._encoder is None:
+            record = self.store.encoder
+            loaded = load_encoder(record.name, runtime=self._runtime, revision=record.revision)
+            self._encoder = _matching(loaded, self.store)
+        return self._encoder
+
+    def __repr__(self) -> str:
+        return f"SearchEngine({str(self.store.folder)!r}, encoder={self.store.encoder.name!r})"
+
+    # Changing the index
+
+    def index(
+        self,
+        paths: str | Path | Sequence[str | Path],
+        *,
+        batch_size: int = BATCH_SIZE,
+        progress: Progress = lambda n_done, n_total: None,
+    ) -> IndexReport:
+        """Brings the index up to date with the photos under `paths` (folders or files).
+
+        Only what is new or changed is encoded; what is gone from `paths` is dropped. Bad files are
+        reported, never raised. Every batch of `batch_size` photos is committed, so a run that is
+        stopped goes on where it was. Raises QueryError, IndexLocked, IndexNotWritable.
+        """
+        if batch_size < 1:
+            raise QueryError(f"A batch holds at least one photo, not {batch_size}.")
+        return update(
+            self.store,
+            lambda: self.encoder,
+            [paths] if isinstance(paths, str | Path) else list(paths),
+            batch_size=batch_size,
+            progress=progress,
+        )
+
+    def add(
+        self,
+        items: Sequence[str | Image],
+        *,
+        ids: Sequence[str] | None = None,
+        metadata: Sequence[Mapping[str, Any] | None] | None = None,
+    ) -> list[str]:
+        """Adds texts (str) and pictures that are no files, in one commit; their ids.
+
+        ids: by default a hash of the content. metadata: JSON objects that come back with results.
+        Raises QueryError for an id that is there already.
+        """
+        n = len(items)
+        if n == 0:
+            return []
+        for name, values in (("ids", ids), ("metadata", metadata)):
+            if values is not None and len(values) != n:
+                raise QueryError(
+                    f"There are {n} items but {len(values)} {name}; give one for each."
+                )
+        gaussians, described = encode_queries(items, self.store, lambda: self.encoder)
+        ids = [_content_id(item) for item in items] if ids is None else list(ids)
+        rows = [
+            {
+                "id": ids[i],
+                "kind": described[i].kind,
+                "text": item if isinstance(item, str) else None,
+                "width": None if isinstance(item, str) else item.width,
+                "height": None if isinstance(item, str) else item.height,
+                "metadata": json.dumps(metadata[i]) if metadata and metadata[i] else None,
+            }
+            for i, item in enumerate(items)
+        ]
+        self.store.append(item_rows(rows, gaussians))
+        return ids
+
+    def remove(self, ids: Sequence[str]) -> int:
+        """Drops items from the index (no file is touched); how many of the ids there were."""
+        return self.store.delete(ids)
+
+    # Asking it
+
+    def search(
+        self,
+        query: QueryLike,
+        k: int = 10,
+        *,
+        kinds: Sequence[Kind] = ("image",),
+        rank_by: RankBy = "csd",
+        offset: int = 0,
+    ) -> SearchResults:
+        """The k best items for a query, after the first `offset`.
+
+        query: a text, a Path to a picture, a PIL image, a StoredItem, or Gaussians [1, D]. Ranking
+        by "csd" is exact; see Store.search for the others. Raises QueryError, ItemNotFound,
+        UnreadableImage, EncoderMismatch.
+        """
+        return self.search_many([query], k, kinds=kinds, rank_by=rank_by, offset=offset)[0]
+
+    def search_many(
+        self,
+        queries: Sequence[QueryLike],
+        k: int = 10,
+        *,
+        kinds: Sequence[Kind] = ("image",),
+        rank_by: RankBy = "csd",
+        offset: int = 0,
+    ) -> list[SearchResults]:
+        """`search` for many queries, in order, encoded and ranked together."""
+        if len(queries) == 0:
+            return []
+        gaussians, described = encode_queries(queries, self.store, lambda: self.encoder)
+        own = [self.store.row_of(q.id) if isinstance(q, StoredItem) else None for q in queries]
+        # A stored item is not its own answer: fetch one more and leave it out.
+        n_extra = int(any(row is not None for row in own))
+        first = 0 if n_extra else offset
+        hits = self.store.search(
+            gaussians, k + n_extra + offset - first, kinds=kinds, rank_by=rank_by, offset=first
+        )
+        answers = []
+        for i, query in enumerate(described):
+            wanted = (hits.row_id[i] >= 0) & (hits.row_id[i] != (-1 if own[i] is None else own[i]))
+            chosen = np.flatnonzero(wanted)[offset - first :][:k]
+            row_ids, csd = hits.row_id[i, chosen], hits.csd[i, chosen]
+            answers.append(self._answer(query, gaussians[i], row_ids, csd, rank_by, offset))
+        return answers
+
+    def similar(
+        self, path: str | Path, k: int = 10, *, rank_by: RankBy = "csd", offset: int = 0
+    ) -> SearchResults:
+        """The k photos most like the one at `path`, itself left out; it need not be in the index.
+
+        Raises UnreadableImage, QueryError.
+        """
+        path = Path(path)
+        absolute = Path(os.path.realpath(path.parent)) / path.name
+        row = self.store.row_of_path(relative_path(absolute, self.store.root))
+        query: QueryLike = path
+        if row is not None:
+            query = StoredItem(self.store.rows([row], ["id"])["id"][0].as_py())
+        return self.search(query, k, rank_by=rank_by, offset=offset)
+
+    def status(self) -> IndexStatus:
+        """What the index holds; needs no encoder."""
+        files = [file for file in self.store.folder.rglob("*") if file.is_file()]
+        return IndexStatus(
+            folder=self.store.folder,
+            root=self.store.root,
+            encoder=self.store.encoder,
+            n_images=self.store.count("image"),
+            n_texts=self.store.count("text"),
+            n_skipped=Counter(sorted(self.store.skipped()["reason"].to_pylist())),
+            size_bytes=sum(file.stat().st_size for file in files),
+            version=self.store.version,
+            calibration=Calibration(),
+        )
+
+    def _answer(
+        self,
+        query: Query,
+        gaussians: Gaussians,
+        row_ids: np.ndarray[Any, Any],
+        csd: np.ndarray[Any, Any],
+        rank_by: RankBy,
+        offset: int,
+    ) -> SearchResults:
+        rows = self.store.rows(row_ids, RESULT_COLUMNS).to_pydict()
+        return SearchResults(
+            query=query,
+            root=self.store.root,
+            ids=rows["id"],
+            kinds=rows["kind"],
+            paths=rows["path"],
+            texts=rows["text"],
+            metadata=rows["metadata"],
+            csd=csd,
+            model_probability=self.store.encoder.match_logit.probability(csd),
+            inclusion=inclusion(self.store.gaussians(row_ids), gaussians)[:, 0],
+            uncertainty=np.array(rows["uncertainty"], np.float32),
+            rank_by=rank_by,
+            offset=offset,
+        )
+
+
+def _matching(encoder: Encoder, store: Store) -> Encoder:
+    record = store.encoder
+    if encoder.fingerprint != record.fingerprint:
+        raise EncoderMismatch(
+            index_name=record.name,
+            index_fingerprint=record.fingerprint,
+            name=encoder.name,
+            fingerprint=encoder.fingerprint,
+        )
+    return encoder
+
+
+def _content_id(item: str | Image) -> str:
+    if isinstance(item, str):
+        content = f"text/{item}".encode()
+    else:
+        content = f"image/{item.mode}/{item.size}/".encode() + item.tobytes()
+    return hashlib.blake2b(content, digest_size=8).hexdigest()

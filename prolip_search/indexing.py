@@ -1,0 +1,119 @@
+"""Bringing an index up to date with photos on disk, encoding only what is new or changed.
+
+Scan the disk, compare with what the store remembers, ingest the difference, drop what is gone.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from prolip_search.changes import Scan, SkippedFile, StoredFile, compare, scan
+from prolip_search.encoders.protocol import Encoder
+from prolip_search.indexes.store import Store
+from prolip_search.ingestion import BATCH_SIZE, Ingestion, Progress, is_there
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IndexReport:
+    """What one run did. notes: what a person should know, in sentences."""
+
+    n_added: int
+    n_changed: int
+    n_moved: int
+    n_unchanged: int
+    n_removed: int
+    skipped: tuple[SkippedFile, ...]
+    notes: tuple[str, ...]
+    seconds: float
+
+    @property
+    def images_per_s(self) -> float:
+        """Photos encoded per second of the whole run."""
+        return (self.n_added + self.n_changed) / max(self.seconds, 1e-9)
+
+
+def update(
+    store: Store,
+    encoder: Callable[[], Encoder],
+    paths: Sequence[str | Path],
+    *,
+    batch_size: int = BATCH_SIZE,
+    n_threads: int | None = None,
+    progress: Progress = lambda n_done, n_total: None,
+) -> IndexReport:
+    """Makes the index agree with what lies under `paths`; the rest of the index stays as it is.
+
+    encoder is called only when something must be read. progress(n_done, n_total) is called in
+    this thread. Raises QueryError, IndexLocked, IndexNotWritable and what the encoder raises.
+    """
+    start = time.perf_counter()
+    with store.writer(), _quiet_pillow():
+        scanned = scan(paths, root=store.root, index_folder=store.folder)
+        stored = _stored_files(store)
+        before = _skipped_files(store)
+        changes = compare(scanned, stored, before)
+        taken = set(store.table(["id"])["id"].to_pylist())
+        run = Ingestion(store, changes, taken, batch_size)
+        if changes.to_read:
+            threads = n_threads or min(4, os.cpu_count() or 1)
+            run.read_and_encode(encoder(), threads, progress)
+        run.finish()
+        skipped = {s.path: s for s in [*scanned.skipped, *changes.skipped, *run.skipped]}
+        _record_skipped(store, before, skipped, scanned)
+        store.refresh_index()
+    return IndexReport(
+        n_added=run.n_added,
+        n_changed=run.n_changed,
+        n_moved=run.n_moved,
+        n_unchanged=changes.n_unchanged + run.n_touched,
+        n_removed=run.n_removed,
+        skipped=tuple(skipped[path] for path in sorted(skipped)),
+        notes=tuple(changes.notes),
+        seconds=time.perf_counter() - start,
+    )
+
+
+@contextmanager
+def _quiet_pillow() -> Iterator[None]:
+    """Without Pillow's warnings about odd files: what decodes is good, what does not is listed."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        yield
+
+
+def _stored_files(store: Store) -> list[StoredFile]:
+    table = store.files()
+    table = table.filter(pc.and_(pc.equal(table["kind"], "image"), pc.is_valid(table["path"])))
+    names = [f.name for f in fields(StoredFile)]
+    columns = table.select(names).to_pydict()
+    return [StoredFile(*values) for values in zip(*(columns[name] for name in names), strict=True)]
+
+
+def _skipped_files(store: Store) -> dict[str, SkippedFile]:
+    return {row["path"]: SkippedFile(**row) for row in store.skipped().to_pylist()}
+
+
+def _record_skipped(
+    store: Store, before: dict[str, SkippedFile], now: dict[str, SkippedFile], scanned: Scan
+) -> None:
+    """Keeps the store's list true: what was met this time, and what lies elsewhere as before."""
+    new = [asdict(skip) for path, skip in now.items() if before.get(path) != skip]
+    if new:
+        columns = {name: [skip[name] for skip in new] for name in new[0]}
+        store.record_skipped(pa.table(columns))
+    good = [
+        path
+        for path in before
+        if path not in now and (path in scanned.found or not is_there(store, path))
+    ]
+    if good:
+        store.forget_skipped(good)

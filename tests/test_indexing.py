@@ -1,0 +1,409 @@
+"""Incremental indexing, on real files with a deterministic encoder."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from PIL import Image
+
+from prolip_search import ingestion
+from prolip_search.engine import SearchEngine
+from prolip_search.errors import QueryError, UnreadableImage
+from prolip_search.indexing import IndexReport
+from prolip_search.ingestion import item_id
+from prolip_search.testing import FakeEncoder
+from tests.ordinary_user import ordinary_user
+
+COLOURS = ["red", "green", "blue", "yellow", "white", "black"]
+
+
+def draw(path: Path, colour: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (32, 24), colour).save(path)
+    return path
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    for colour in COLOURS:
+        draw(tmp_path / "photos" / f"{colour}.png", colour)
+    return tmp_path / "photos"
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> SearchEngine:
+    return SearchEngine.create(tmp_path / ".prolip-search", encoder=FakeEncoder())
+
+
+def items(engine: SearchEngine) -> pa.Table:
+    """All items, in an order that does not depend on how they got there."""
+    columns = ["id", "path", "content_hash", "size_bytes", "mtime_ns", "width", "uncertainty"]
+    return engine.store.table(columns).sort_by("path")
+
+
+def n_encoded(engine: SearchEngine) -> int:
+    encoder = engine.encoder
+    assert isinstance(encoder, FakeEncoder)
+    return encoder.n_images_encoded
+
+
+def counts(report: IndexReport) -> dict[str, int]:
+    names = ["n_added", "n_changed", "n_moved", "n_unchanged", "n_removed"]
+    found = {name[2:]: getattr(report, name) for name in names if getattr(report, name)}
+    return found | ({"skipped": len(report.skipped)} if report.skipped else {})
+
+
+def test_everything_is_indexed_once_and_nothing_twice(engine: SearchEngine, photos: Path) -> None:
+    assert counts(engine.index(photos)) == {"added": 6}
+    once = items(engine)
+    assert once["path"].to_pylist() == sorted(f"photos/{colour}.png" for colour in COLOURS)
+    assert counts(engine.index(photos)) == {"unchanged": 6}
+    assert items(engine) == once
+    assert n_encoded(engine) == 6
+
+
+def test_only_what_is_new_or_changed_is_encoded(engine: SearchEngine, photos: Path) -> None:
+    engine.index(photos)
+    draw(photos / "pink.png", "pink")
+    draw(photos / "red.png", "darkred")
+    assert counts(engine.index(photos)) == {"added": 1, "changed": 1, "unchanged": 5}
+    assert n_encoded(engine) == 8
+    assert len(items(engine)) == 7
+    assert counts(engine.index(photos)) == {"unchanged": 7}
+
+
+def test_a_file_that_was_only_touched_is_not_encoded(engine: SearchEngine, photos: Path) -> None:
+    engine.index(photos)
+    os.utime(photos / "red.png", ns=(1, 1))
+    assert counts(engine.index(photos)) == {"unchanged": 6}
+    assert n_encoded(engine) == 6
+    assert 1 in items(engine)["mtime_ns"].to_pylist()
+
+
+def test_a_moved_file_keeps_its_id_and_is_not_encoded(engine: SearchEngine, photos: Path) -> None:
+    engine.index(photos)
+    before = dict(zip(*items(engine).select(["path", "id"]).to_pydict().values(), strict=True))
+    (photos / "album").mkdir()
+    (photos / "red.png").rename(photos / "album/crimson.png")
+    assert counts(engine.index(photos)) == {"moved": 1, "unchanged": 5}
+    after = dict(zip(*items(engine).select(["path", "id"]).to_pydict().values(), strict=True))
+    assert after["photos/album/crimson.png"] == before["photos/red.png"]
+    assert "photos/red.png" not in after
+    assert n_encoded(engine) == 6
+
+
+def test_a_file_moved_between_two_roots_is_recognised(engine: SearchEngine, tmp_path: Path) -> None:
+    draw(tmp_path / "a/red.png", "red")
+    draw(tmp_path / "b/blue.png", "blue")
+    engine.index([tmp_path / "a", tmp_path / "b"])
+    (tmp_path / "a/red.png").rename(tmp_path / "b/red.png")
+    assert counts(engine.index(tmp_path / "b")) == {"moved": 1, "unchanged": 1}
+
+
+def test_a_file_moved_onto_another_replaces_it(engine: SearchEngine, photos: Path) -> None:
+    engine.index(photos)
+    (photos / "red.png").rename(photos / "blue.png")
+    assert counts(engine.index(photos)) == {"moved": 1, "unchanged": 4}
+    assert len(items(engine)) == 5
+    assert engine.search("red", 1)[0].path == "photos/blue.png"
+
+
+def test_a_copy_is_an_item_of_its_own(engine: SearchEngine, photos: Path) -> None:
+    engine.index(photos)
+    (photos / "copy.png").write_bytes((photos / "red.png").read_bytes())
+    assert counts(engine.index(photos)) == {"added": 1, "unchanged": 6}
+
+
+def test_of_two_copies_of_a_lost_file_one_is_the_moved_one(
+    engine: SearchEngine, photos: Path
+) -> None:
+    engine.index(photos)
+    data = (photos / "red.png").read_bytes()
+    (photos / "red.png").unlink()
+    for name in ("one.png", "two.png"):
+        (photos / name).write_bytes(data)
+    assert counts(engine.index(photos)) == {"moved": 1, "added": 1, "unchanged": 5}
+    assert len(set(items(engine)["id"].to_pylist())) == 7
+
+
+def test_a_copy_that_comes_back_to_the_first_place_gets_an_id_of_its_own(
+    engine: SearchEngine, photos: Path
+) -> None:
+    engine.index(photos)
+    data = (photos / "red.png").read_bytes()
+    (photos / "red.png").rename(photos / "moved.png")
+    engine.index(photos)
+    (photos / "red.png").write_bytes(data)
+    assert counts(engine.index(photos)) == {"added": 1, "unchanged": 6}
+    assert len(set(items(engine)["id"].to_pylist())) == 7
+
+
+def test_what_is_gone_is_dropped_but_only_under_the_paths_given(
+    engine: SearchEngine, tmp_path: Path
+) -> None:
+    for name in ("a/red.png", "a/blue.png", "b/green.png", "b/white.png"):
+        draw(tmp_path / name, name[2:-4])
+    engine.index([tmp_path / "a", tmp_path / "b"])
+    (tmp_path / "a/red.png").unlink()
+    (tmp_path / "b/green.png").unlink()
+    assert counts(engine.index(tmp_path / "a")) == {"unchanged": 1, "removed": 1}
+    assert items(engine)["path"].to_pylist() == ["a/blue.png", "b/green.png", "b/white.png"]
+
+
+def test_an_empty_folder_may_be_an_unmounted_disk_and_drops_nothing(
+    engine: SearchEngine, photos: Path
+) -> None:
+    engine.index(photos)
+    for photo in photos.iterdir():
+        photo.unlink()
+    report = engine.index(photos)
+    assert counts(report) == {}
+    assert "mounted" in report.notes[0]
+    assert len(items(engine)) == 6
+
+
+def test_an_unreadable_folder_drops_nothing(engine: SearchEngine, photos: Path) -> None:
+    draw(photos / "album/pink.png", "pink")
+    engine.index(photos)
+    (photos / "album").chmod(0)
+    with ordinary_user():
+        report = engine.index(photos)
+    (photos / "album").chmod(0o755)
+    assert [(skip.path, skip.reason) for skip in report.skipped] == [("photos/album", "permission")]
+    assert len(items(engine)) == 7
+
+
+def test_a_file_named_by_hand_stays_when_its_folder_is_indexed(
+    engine: SearchEngine, photos: Path
+) -> None:
+    (photos / "scan").write_bytes((photos / "red.png").read_bytes() + b"x")
+    engine.index(photos / "scan")
+    assert counts(engine.index(photos)) == {"added": 6, "unchanged": 1}
+
+
+def test_a_path_that_does_not_exist_is_an_error(engine: SearchEngine, photos: Path) -> None:
+    with pytest.raises(QueryError, match="no file or folder"):
+        engine.index([photos, photos / "nothing"])
+
+
+def test_the_index_folder_is_never_indexed(engine: SearchEngine, tmp_path: Path) -> None:
+    draw(tmp_path / "visible" / "red.png", "red")
+    inside = SearchEngine.create(tmp_path / "visible/index", encoder=FakeEncoder())
+    draw(tmp_path / "visible/index/blue.png", "blue")
+    assert counts(inside.index(tmp_path / "visible")) == {"added": 1}
+
+
+def test_overlapping_paths_count_every_file_once(engine: SearchEngine, photos: Path) -> None:
+    assert counts(engine.index([photos, photos / "red.png", photos])) == {"added": 6}
+
+
+# --- bad files
+
+
+@pytest.fixture
+def bad_files(photos: Path) -> Path:
+    (photos / "empty.jpg").touch()
+    (photos / "letter.jpg").write_text("Dear diary")
+    half = (photos / "red.png").read_bytes()
+    (photos / "half.png").write_bytes(half[: len(half) * 2 // 3])
+    (photos / "forbidden.png").write_bytes(half)
+    (photos / "forbidden.png").chmod(0)
+    draw(photos / "two\nlines.png", "cyan")
+    os.mkfifo(photos / "pipe.png")
+    return photos
+
+
+def test_bad_files_are_listed_and_the_good_ones_indexed(
+    engine: SearchEngine, bad_files: Path
+) -> None:
+    with ordinary_user():
+        report = engine.index(bad_files)
+    assert {skip.path.removeprefix("photos/"): skip.reason for skip in report.skipped} == {
+        "empty.jpg": "empty",
+        "letter.jpg": "not_an_image",
+        "half.png": "truncated",
+        "forbidden.png": "permission",
+        "pipe.png": "unsupported",
+    }
+    assert report.n_added == 7
+    assert "photos/two\nlines.png" in items(engine)["path"].to_pylist()
+    assert engine.status().n_skipped == {
+        "empty": 1,
+        "not_an_image": 1,
+        "permission": 1,
+        "truncated": 1,
+        "unsupported": 1,
+    }
+
+
+def test_bad_files_are_not_read_again_until_they_change(
+    engine: SearchEngine, bad_files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ordinary_user():
+        first = engine.index(bad_files)
+        read: list[str] = []
+        read_file = ingestion.read_file
+        monkeypatch.setattr(
+            ingestion, "read_file", lambda path: (read.append(path.name), read_file(path))[1]
+        )
+        assert engine.index(bad_files).skipped == first.skipped
+    assert read == ["forbidden.png"]  # permissions change without the file changing
+    draw(bad_files / "letter.jpg", "pink")
+    (bad_files / "empty.jpg").unlink()
+    report = engine.index(bad_files)
+    assert report.n_added == 2  # the letter, now a picture; the forbidden, which root may read
+    assert set(engine.status().n_skipped) == {"truncated", "unsupported"}
+
+
+def test_a_photo_that_turns_bad_leaves_the_index(engine: SearchEngine, photos: Path) -> None:
+    engine.index(photos)
+    (photos / "red.png").write_bytes(b"")
+    assert counts(engine.index(photos)) == {"unchanged": 5, "removed": 1, "skipped": 1}
+    assert len(items(engine)) == 5
+
+
+def test_a_photo_that_cannot_be_read_for_now_stays(engine: SearchEngine, photos: Path) -> None:
+    engine.index(photos)
+    draw(photos / "red.png", "darkred").chmod(0)
+    with ordinary_user():
+        assert counts(engine.index(photos)) == {"unchanged": 5, "skipped": 1}
+    assert len(items(engine)) == 6
+
+
+def test_names_that_are_not_text_are_skipped(engine: SearchEngine, photos: Path) -> None:
+    name = os.fsdecode(b"caf\xe9.png")
+    try:
+        draw(photos / name, "pink")
+    except OSError:
+        pytest.skip("this file system takes only UTF-8 names")
+    report = engine.index(photos)
+    assert [(skip.path, skip.reason) for skip in report.skipped] == [
+        (r"photos/caf\xe9.png", "unsupported")
+    ]
+
+
+# --- batches and interruptions
+
+
+def test_a_small_batch_gives_the_same_index_as_a_large_one(photos: Path, tmp_path: Path) -> None:
+    tables = []
+    for batch_size in (1, 4, 256):
+        folder = tmp_path / f"index{batch_size}"
+        engine = SearchEngine.create(folder, encoder=FakeEncoder())
+        engine.index(photos, batch_size=batch_size)
+        tables.append(items(engine))
+    assert tables[0] == tables[1] == tables[2]
+
+
+def test_progress_counts_to_the_end(engine: SearchEngine, photos: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    engine.index(photos, progress=lambda n_done, n_total: seen.append((n_done, n_total)))
+    assert seen == [(n, 6) for n in range(1, 7)]
+
+
+class Interrupted(FakeEncoder):
+    """Stops, as Ctrl-C does, when it has encoded so many pictures."""
+
+    def __init__(self, after: int) -> None:
+        super().__init__()
+        self.after = after
+
+    def encode_prepared(self, batch):  # type: ignore[no-untyped-def]  # as in FakeEncoder
+        if self.n_images_encoded >= self.after:
+            raise KeyboardInterrupt
+        return super().encode_prepared(batch)
+
+
+def test_ctrl_c_leaves_a_valid_index_and_the_next_run_goes_on(photos: Path, tmp_path: Path) -> None:
+    engine = SearchEngine.create(tmp_path / ".prolip-search", encoder=Interrupted(after=4))
+    with pytest.raises(KeyboardInterrupt):
+        engine.index(photos, batch_size=2)
+    fresh = SearchEngine.open(tmp_path / ".prolip-search", encoder=FakeEncoder())
+    assert fresh.store.count() == 4
+    assert counts(fresh.index(photos, batch_size=2)) == {"added": 2, "unchanged": 4}
+    assert n_encoded(fresh) == 2
+
+
+def test_a_killed_run_resumes_to_the_same_index_as_an_uninterrupted_one(tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    n_photos, batch_size = 24, 4
+    for n in range(n_photos):
+        draw(photos / f"{n:02}.png", f"#{n * 10:02x}{255 - n * 10:02x}40")
+    script = textwrap.dedent(
+        f"""
+        import os, signal, sys
+        from prolip_search.engine import SearchEngine
+        from prolip_search.testing import FakeEncoder
+
+        class Killed(FakeEncoder):
+            def encode_prepared(self, batch):
+                with open(sys.argv[2], "a") as log:
+                    log.write("x" * len(batch))
+                if self.n_images_encoded >= int(sys.argv[3]):
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return super().encode_prepared(batch)
+
+        folder = sys.argv[1]
+        create = not os.path.exists(folder)
+        engine = (SearchEngine.create if create else SearchEngine.open)(folder, encoder=Killed())
+        engine.index({str(photos)!r}, batch_size={batch_size})
+        """
+    )
+
+    def run(name: str, kill_after: int) -> int:
+        command = [sys.executable, "-c", script, str(tmp_path / name), str(tmp_path / "log")]
+        return subprocess.run([*command, str(kill_after)], check=False).returncode
+
+    assert run("killed", kill_after=8) == -9
+    assert run("killed", kill_after=4) == -9
+    assert run("killed", kill_after=1000) == 0
+    log = (tmp_path / "log").read_text()
+    assert n_photos <= len(log) <= n_photos + 2 * batch_size  # at most a batch again for each kill
+    assert run("whole", kill_after=1000) == 0
+    killed, whole = (
+        SearchEngine.open(tmp_path / name, encoder=FakeEncoder()) for name in ("killed", "whole")
+    )
+    assert items(killed) == items(whole)
+    first, second = (engine.search("green", n_photos) for engine in (killed, whole))
+    assert (first.ids, first.csd.tolist()) == (second.ids, second.csd.tolist())
+
+
+def test_a_row_left_over_by_a_crash_is_dropped(engine: SearchEngine, photos: Path) -> None:
+    engine.index(photos)
+    row = engine.store.row_of_path("photos/red.png")
+    columns = ["kind", "path", "content_hash", "mean", "log_variance"]
+    stale = engine.store.rows([row], columns)
+    extra = {"id": ["stale"], "size_bytes": [1], "mtime_ns": [1]}
+    for name, values in extra.items():
+        stale = stale.append_column(name, pa.array(values))
+    engine.store.append(stale)
+    assert counts(engine.index(photos)) == {"unchanged": 6}
+    assert "stale" not in items(engine)["id"].to_pylist()
+
+
+def test_ids_depend_on_content_and_path_and_avoid_those_that_are_taken() -> None:
+    taken: set[str] = set()
+    first = item_id("hash", "path", taken)
+    assert item_id("hash", "path", set()) == first
+    assert item_id("hash", "path", taken) != first
+    assert item_id("hash", "path2", set()) != first
+    assert len(first) == 16
+
+
+def test_unreadable_image_says_which_file_and_why() -> None:
+    assert str(UnreadableImage(Path("a.jpg"), "not_an_image")) == "a.jpg: not an image"
+
+
+@pytest.fixture(autouse=True)
+def _modes_are_reset(tmp_path: Path) -> Iterator[None]:
+    yield
+    for path in tmp_path.rglob("*"):
+        if path.is_dir():
+            path.chmod(0o755)
