@@ -170,9 +170,7 @@ class SearchEngine:
             return []
         for name, values in (("ids", ids), ("metadata", metadata)):
             if values is not None and len(values) != n:
-                raise QueryError(
-                    f"There are {n} items but {len(values)} {name}; give one for each."
-                )
+                raise QueryError(f"{n} items need {n} {name}, not {len(values)}.")
         gaussians, described = encode_queries(items, self.store, lambda: self.encoder)
         ids = [_content_id(item) for item in items] if ids is None else list(ids)
         rows = [
