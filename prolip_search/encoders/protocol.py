@@ -18,7 +18,10 @@ from prolip_search.gaussians import Gaussians
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["Encoder", "Towers"]
+__all__ = ["Encoder", "Pixels", "TowerOutput", "Towers"]
+
+Pixels = npt.NDArray[np.uint8] | npt.NDArray[np.float32]  # [B, 3, H, W], or [3, H, W] of one
+TowerOutput = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]  # mean, log-variance [B, D]
 
 
 @runtime_checkable
@@ -56,10 +59,10 @@ class Encoder(Protocol):
         A JPEG decoder may halve an image as long as its shorter side stays at least this long.
         """
 
-    def prepare_image(self, image: Image) -> npt.NDArray[np.uint8] | npt.NDArray[np.float32]:
+    def prepare_image(self, image: Image) -> Pixels:
         """One image -> [3, H, W], uint8 or float32 as the encoder likes; safe in threads."""
 
-    def encode_prepared(self, batch: npt.NDArray[np.uint8] | npt.NDArray[np.float32]) -> Gaussians:
+    def encode_prepared(self, batch: Pixels) -> Gaussians:
         """[B, 3, H, W], stacked results of `prepare_image` -> Gaussians [B, D]."""
 
     def encode_images(self, images: Sequence[Image]) -> Gaussians:
@@ -78,12 +81,8 @@ class Towers(Protocol):
     Means may be raw: `TowerEncoder` normalises. Each tower is loaded at its first call.
     """
 
-    def image(
-        self, pixels: npt.NDArray[np.uint8] | npt.NDArray[np.float32]
-    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    def image(self, pixels: Pixels) -> TowerOutput:
         """Pixels [B, 3, H, W] -> mean [B, D], log-variance [B, D]."""
 
-    def text(
-        self, ids: npt.NDArray[np.int64]
-    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    def text(self, ids: npt.NDArray[np.int64]) -> TowerOutput:
         """Token ids [B, L] -> mean [B, D], log-variance [B, D]."""
