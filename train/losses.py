@@ -78,7 +78,8 @@ def inclusion_loss(
 
 def vib_loss(gaussians: GaussianTensors) -> Tensor:
     """KL(N(μ, σ²) ‖ N(0, I)) in nats, summed over D, the mean over rows; ≥ 0."""
-    return kl_to_prior(Arrays(*gaussians)).mean()
+    kl: Tensor = kl_to_prior(Arrays(*gaussians))  # [N]
+    return kl.mean()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
