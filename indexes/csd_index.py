@@ -105,9 +105,11 @@ class FlatIndex:
         index of this size has before FAISS sees it.
         """
         size = n_rows * width
-        header = _FLAT_HEADER.pack(b"IxFI", width, n_rows, 1 << 20, 1 << 20, True, 0, size)
+        expected = b""
+        if path.stat().st_size == _FLAT_HEADER.size + 4 * size:  # so the numbers fit the header
+            expected = _FLAT_HEADER.pack(b"IxFI", width, n_rows, 1 << 20, 1 << 20, True, 0, size)
         with path.open("rb") as file:
-            if file.read(len(header)) != header or path.stat().st_size != len(header) + 4 * size:
+            if not expected or file.read(len(expected)) != expected:
                 raise IndexDamaged(
                     f"{path} is not a flat FAISS index of {n_rows} rows of {width}. "
                     "Run `prolip-search index` to write it anew.",
