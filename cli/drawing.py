@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from prolip_search.cli.terminal import Terminal, columns, keep_end, shown_path, visible
 
 if TYPE_CHECKING:
+    from prolip_search.changes import SkippedFile
+    from prolip_search.indexing import IndexReport
     from prolip_search.results import SearchResult, SearchResults
 
 BAR_COLUMNS = 10
 NARROW = 40  # below this many columns there is no room for bars
+LISTED = 10  # skipped files named one by one
 DIM, CYAN = 2, 36
 
 
@@ -27,7 +30,7 @@ def bar(share: float, *, unicode: bool = True) -> str:
 
 def result_line(result: SearchResult, terminal: Terminal, *, rank_columns: int = 2) -> str:
     """Rank, score, bar and file of one result. The score of an uncalibrated index has no % sign."""
-    score = result.model_probability
+    score = min(result.model_probability, 0.99)  # nothing uncalibrated is certain
     rank = f"{result.rank:>{rank_columns}}"
     middle = "" if (terminal.width or NARROW) < NARROW else bar(score, unicode=terminal.unicode)
     name = result_name(result)
@@ -56,8 +59,33 @@ def result_lines(results: SearchResults, terminal: Terminal) -> Iterator[str]:
 
 def footer(results: SearchResults, terminal: Terminal) -> str:
     """What the numbers of the table are, in one line."""
+    dot = "·" if terminal.unicode else "-"
     return terminal.paint(
-        f"score (uncalibrated): the encoder's own match probability · "
+        f"score (uncalibrated): the encoder's own match probability {dot} "
         f"query uncertainty {results.query.uncertainty:.3g}",
         DIM,
     )
+
+
+def report_summary(report: IndexReport) -> str:
+    """What an indexing run did, in one line."""
+    parts = {
+        "new": report.n_added,
+        "changed": report.n_changed,
+        "moved": report.n_moved,
+        "unchanged": report.n_unchanged,
+        "gone": report.n_removed,
+        "skipped": len(report.skipped),
+    }
+    told = ", ".join(f"{n:,} {what}" for what, n in parts.items() if n) or "no photos found"
+    rate = f", {report.images_per_s:.0f} photos/s" if report.n_added + report.n_changed else ""
+    return f"{report.n_photos:,} photos in the index: {told} ({report.seconds:.1f} s{rate})"
+
+
+def skipped_lines(skipped: Sequence[SkippedFile]) -> Iterator[str]:
+    """The first skipped files, each with its reason."""
+    for skip in skipped[:LISTED]:
+        detail = f" ({skip.detail})" if skip.detail else ""
+        yield f"skipped {visible(skip.path)}: {skip.reason.replace('_', ' ')}{visible(detail)}"
+    if len(skipped) > LISTED:
+        yield f"and {len(skipped) - LISTED:,} more; --report FILE lists all of them"

@@ -5,67 +5,30 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from PIL.Image import Image
 
+from prolip_search import rebuilding
 from prolip_search.changes import relative_path
 from prolip_search.distances import inclusion
-from prolip_search.encoders.loading import load_encoder
+from prolip_search.encoders.loading import MINI, Runtime, load_encoder
 from prolip_search.encoders.protocol import Encoder
 from prolip_search.errors import EncoderMismatch, QueryError
 from prolip_search.gaussians import Gaussians
-from prolip_search.indexes.manifest import EncoderRecord
+from prolip_search.indexes.manifest import MANIFEST_NAME, EncoderRecord
 from prolip_search.indexes.ranking import RankBy
 from prolip_search.indexes.store import Store
 from prolip_search.indexing import IndexReport, update
 from prolip_search.ingestion import BATCH_SIZE, Progress, item_rows
 from prolip_search.queries import QueryLike, StoredItem, encode_queries
-from prolip_search.results import Calibration, Kind, Query, SearchResults
+from prolip_search.results import Kind, Query, SearchResults
+from prolip_search.status import IndexStatus, index_status
 
-Runtime = Literal["auto", "onnx", "torch"]
 RESULT_COLUMNS = ["id", "kind", "path", "text", "metadata", "uncertainty"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class IndexStatus:
-    """What an index holds. n_skipped: files left out, by reason. size_bytes: on disk, all of it."""
-
-    folder: Path
-    root: Path
-    encoder: EncoderRecord
-    n_images: int
-    n_texts: int
-    n_skipped: Mapping[str, int]
-    size_bytes: int
-    version: int
-    calibration: Calibration
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON's types only; a stable schema."""
-        encoder = self.encoder
-        return {
-            "folder": str(self.folder),
-            "root": str(self.root),
-            "n_images": self.n_images,
-            "n_texts": self.n_texts,
-            "n_skipped": sum(self.n_skipped.values()),
-            "skipped_by_reason": dict(self.n_skipped),
-            "size_bytes": self.size_bytes,
-            "version": self.version,
-            "encoder": {
-                "name": encoder.name,
-                "revision": encoder.revision,
-                "fingerprint": encoder.fingerprint,
-                "dim": encoder.dim,
-            },
-            "calibration": {"status": self.calibration.status},
-        }
 
 
 class SearchEngine:
@@ -86,25 +49,19 @@ class SearchEngine:
         cls,
         folder: str | Path,
         *,
-        encoder: str | Path | Encoder = "mini",
+        encoder: str | Path | Encoder = MINI,
         runtime: Runtime = "auto",
     ) -> SearchEngine:
         """A new, empty index at `folder`, customarily called .prolip-search.
 
         encoder: an Encoder, or a name for `load_encoder`. Paths in the index will be relative to
-        the folder's parent. Raises IndexExists, IndexNotWritable, EncoderNotFound.
+        the folder's parent. Raises IndexExists, IndexNotWritable, EncoderNotFound, and QueryError
+        for a folder that holds something else.
         """
-        if isinstance(encoder, str | Path):
-            encoder = load_encoder(encoder, runtime=runtime)
-        record = EncoderRecord(
-            name=encoder.name,
-            fingerprint=encoder.fingerprint,
-            dim=encoder.dim,
-            match_logit=encoder.match_logit,
-            revision=encoder.revision,
-        )
-        store = Store.create(os.path.realpath(folder), encoder=record)
-        return cls(store, encoder=encoder, runtime=runtime)
+        folder = Path(os.path.realpath(folder))
+        encoder = _loaded(encoder, runtime)
+        _refuse_foreign_files(folder)
+        return cls(Store.create(folder, encoder=_record(encoder)), encoder=encoder, runtime=runtime)
 
     @classmethod
     def open(
@@ -115,6 +72,11 @@ class SearchEngine:
         Raises IndexNotFound, IndexDamaged, IndexTooNew, and EncoderMismatch for another encoder.
         """
         return cls(Store.open(os.path.realpath(folder)), encoder=encoder, runtime=runtime)
+
+    @staticmethod
+    def find(start: str | Path = ".") -> Path | None:
+        """The index folder that governs `start`: in it or in the nearest folder above it."""
+        return Store.find(start)
 
     @property
     def encoder(self) -> Encoder:
@@ -152,6 +114,30 @@ class SearchEngine:
             batch_size=batch_size,
             progress=progress,
         )
+
+    @classmethod
+    def rebuild(
+        cls,
+        folder: str | Path,
+        paths: str | Path | Sequence[str | Path],
+        *,
+        encoder: str | Path | Encoder = MINI,
+        runtime: Runtime = "auto",
+        batch_size: int = BATCH_SIZE,
+        progress: Progress = lambda n_done, n_total: None,
+    ) -> tuple[SearchEngine, IndexReport]:
+        """A new index of `paths` in the place of the one at `folder`, whatever state that is in.
+
+        The old one answers until the new one is complete; a run that is stopped goes on where it
+        was. Raises as `create` and `index` do.
+        """
+        folder = Path(os.path.realpath(folder))
+        encoder = _loaded(encoder, runtime)
+        store = rebuilding.begin(folder, _record(encoder))
+        fresh = cls(store, encoder=encoder, runtime=runtime)
+        report = fresh.index(paths, batch_size=batch_size, progress=progress)
+        fresh.store = rebuilding.finish(store, folder)
+        return fresh, report
 
     def add(
         self,
@@ -255,18 +241,7 @@ class SearchEngine:
 
     def status(self) -> IndexStatus:
         """What the index holds; needs no encoder."""
-        files = [file for file in self.store.folder.rglob("*") if file.is_file()]
-        return IndexStatus(
-            folder=self.store.folder,
-            root=self.store.root,
-            encoder=self.store.encoder,
-            n_images=self.store.count("image"),
-            n_texts=self.store.count("text"),
-            n_skipped=Counter(sorted(self.store.skipped()["reason"].to_pylist())),
-            size_bytes=sum(file.stat().st_size for file in files),
-            version=self.store.version,
-            calibration=Calibration(),
-        )
+        return index_status(self.store)
 
     def _answer(
         self,
@@ -293,6 +268,36 @@ class SearchEngine:
             rank_by=rank_by,
             offset=offset,
         )
+
+
+def _loaded(encoder: str | Path | Encoder, runtime: Runtime) -> Encoder:
+    if not isinstance(encoder, str | Path):
+        return encoder
+    if encoder != MINI and Path(encoder).expanduser().is_dir():
+        encoder = Path(encoder).expanduser().resolve()  # so that the name stays true elsewhere
+    return load_encoder(encoder, runtime=runtime)
+
+
+def _record(encoder: Encoder) -> EncoderRecord:
+    return EncoderRecord(
+        name=encoder.name,
+        fingerprint=encoder.fingerprint,
+        dim=encoder.dim,
+        match_logit=encoder.match_logit,
+        revision=encoder.revision,
+    )
+
+
+def _refuse_foreign_files(folder: Path) -> None:
+    """An index gets a folder of its own; what an unfinished `create` left may stay."""
+    if not folder.is_dir() or (folder / MANIFEST_NAME).exists():
+        return
+    for entry in folder.iterdir():
+        if entry.suffix not in {".lance", ".lock"}:
+            raise QueryError(
+                f"{folder} is no index and holds other files, such as {entry.name}. "
+                f"Give the index a folder of its own, such as {folder / '.prolip-search'}."
+            )
 
 
 def _matching(encoder: Encoder, store: Store) -> Encoder:

@@ -9,7 +9,10 @@ from __future__ import annotations
 import io
 import struct
 import threading
+import warnings
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -121,6 +124,17 @@ def decode(data: bytes, path: Path, *, min_side: int, max_pixels: int = MAX_PIXE
 def read_image(path: Path, *, min_side: int) -> Picture:
     """Read and decode one file. Raises UnreadableImage."""
     return decode(read_file(path), path, min_side=min_side)
+
+
+@contextmanager
+def quiet_pillow() -> Iterator[None]:
+    """Without Pillow's warnings about odd files: what decodes is good, what does not is listed.
+
+    Filters belong to the process, so this goes around a whole run and not into its threads.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        yield
 
 
 def _identify(data: bytes, path: Path) -> ImageFile.ImageFile:

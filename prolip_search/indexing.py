@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -18,6 +16,7 @@ import pyarrow.compute as pc
 
 from prolip_search.changes import Scan, SkippedFile, StoredFile, compare, scan
 from prolip_search.encoders.protocol import Encoder
+from prolip_search.images import quiet_pillow
 from prolip_search.indexes.store import Store
 from prolip_search.ingestion import BATCH_SIZE, Ingestion, Progress, is_there
 
@@ -34,6 +33,11 @@ class IndexReport:
     skipped: tuple[SkippedFile, ...]
     notes: tuple[str, ...]
     seconds: float
+
+    @property
+    def n_photos(self) -> int:
+        """Photos under the given paths that are in the index now."""
+        return self.n_added + self.n_changed + self.n_moved + self.n_unchanged
 
     @property
     def images_per_s(self) -> float:
@@ -56,7 +60,7 @@ def update(
     this thread. Raises QueryError, IndexLocked, IndexNotWritable and what the encoder raises.
     """
     start = time.perf_counter()
-    with store.writer(), _quiet_pillow():
+    with store.writer(), quiet_pillow():
         scanned = scan(paths, root=store.root, index_folder=store.folder)
         stored = _stored_files(store)
         before = _skipped_files(store)
@@ -80,14 +84,6 @@ def update(
         notes=tuple(changes.notes),
         seconds=time.perf_counter() - start,
     )
-
-
-@contextmanager
-def _quiet_pillow() -> Iterator[None]:
-    """Without Pillow's warnings about odd files: what decodes is good, what does not is listed."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=r"PIL\.")
-        yield
 
 
 def _stored_files(store: Store) -> list[StoredFile]:

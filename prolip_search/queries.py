@@ -12,7 +12,7 @@ from PIL.Image import Image
 from prolip_search.encoders.protocol import Encoder
 from prolip_search.errors import DimensionMismatch, ItemNotFound, QueryError
 from prolip_search.gaussians import Gaussians
-from prolip_search.images import read_image
+from prolip_search.images import quiet_pillow, read_image
 from prolip_search.indexes.store import Store
 from prolip_search.results import Query, QueryKind, plain
 
@@ -63,7 +63,8 @@ def encode_queries(
 
 def _asked(query: QueryLike, store: Store, encoder: Callable[[], Encoder]) -> _Asked:
     if isinstance(query, Path):
-        pixels = read_image(query, min_side=encoder().image_size).pixels
+        with quiet_pillow():
+            pixels = read_image(query, min_side=encoder().image_size).pixels
         return _Asked("image", str(query), False, encoder().encode_images([pixels]))
     if isinstance(query, Image):
         return _Asked("image", "", False, encoder().encode_images([query.convert("RGB")]))

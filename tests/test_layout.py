@@ -22,7 +22,7 @@ LAYERS = (
     {"train"},
     {"engine"},
     {"indexing"},
-    {"ingestion", "queries"},
+    {"ingestion", "queries", "rebuilding", "status"},
     {"indexes", "confidence", "encoders", "images", "changes", "results", "testing"},
     {"distances", "metrics", "files"},
     {"gaussians"},

@@ -1,0 +1,113 @@
+"""The prolip-search command: which commands there are, and one line for every error.
+
+A command's module is imported when the command runs, and names its heavy parts through the lazy
+`prolip_search` package, so that --help costs no more than Typer itself.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+import prolip_search
+from prolip_search.cli.terminal import note
+
+# name -> what it does; the function of that name lies in the module of that name.
+COMMANDS = {
+    "index": "Index photos, or bring an index up to date.",
+    "query": "Find the photos that a text or a picture describes.",
+    "similar": "Find the photos most like one photo.",
+    "status": "Say what the index holds.",
+    "demo": "Index a few sample photos and ask them questions.",
+    "train": "Train an encoder from captioned photos.",
+}
+ALIASES = {"search": "query"}
+INTERRUPTED = 130
+
+
+class LazyGroup(TyperGroup):
+    """Imports a command when it is used, and lists all of them without importing any."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """The names, in the order of the table."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The command itself; None for an unknown name."""
+        name = ALIASES.get(cmd_name, cmd_name)
+        if name not in COMMANDS:
+            return None
+        app = typer.Typer(rich_markup_mode=None, add_completion=False)
+        app.command(name)(getattr(import_module(f"prolip_search.cli.{name}"), name))
+        return typer.main.get_command(app)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """As ever, but what a typing error is compared with is the table."""
+        names: dict[str, Any] = dict.fromkeys([*COMMANDS, *ALIASES])
+        self.commands = names
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """The table."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+app = typer.Typer(
+    cls=LazyGroup, rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False
+)
+
+
+@app.callback(invoke_without_command=True)
+def prolip(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    """Search photos by what they show; every answer says how sure it is.
+
+    Results go to standard output, all else to standard error. Exit status: 0 something was found
+    or done, 1 nothing was found, 2 an error.
+    """
+    if version:
+        print(f"prolip-search {prolip_search.__version__}")
+    elif context.invoked_subcommand is None:
+        print(context.get_help())
+        raise typer.Exit(2)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command; the exit status. Every error of ours is one line on standard error."""
+    try:
+        if hasattr(sys.stdout, "reconfigure"):
+            sys.stdout.reconfigure(errors="backslashreplace")
+        command = typer.main.get_command(app)
+        status = command.main(arguments, prog_name="prolip-search", standalone_mode=False)
+        sys.stdout.flush()
+        return status if isinstance(status, int) else 0
+    except typer.TyperException as error:
+        context = getattr(error, "ctx", None)
+        path = context.command_path if context else "prolip-search"
+        note(f"prolip-search: {_sentence(error.format_message())} See `{path} --help`.")
+    except prolip_search.ProlipSearchError as error:
+        note(f"prolip-search: {error}")
+    except (KeyboardInterrupt, typer.Abort):
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader has seen enough. Python would still flush at exit, and complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return 2
+
+
+def _sentence(text: str) -> str:
+    return text if text.endswith((".", "?", "!")) else f"{text}."
+
+
+if __name__ == "__main__":
+    sys.exit(main())

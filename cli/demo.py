@@ -1,0 +1,92 @@
+"""prolip-search demo: the main job on photos that come with an installed package.
+
+Nothing is fetched. The photos lie in the wheels of scikit-image (public domain or CC0, as the
+docstrings of skimage.data say) and scikit-learn (CC BY 2.0); neither package is imported.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import prolip_search
+from prolip_search.cli import options
+from prolip_search.cli.drawing import footer, report_summary, result_lines
+from prolip_search.cli.progress import progress_bar
+from prolip_search.cli.terminal import Terminal, note
+from prolip_search.errors import MissingExtra
+
+# package -> folder of its photos, and the files in it that are photos with a licence we know.
+SAMPLES = {
+    "skimage": (
+        "data",
+        ["astronaut.png", "brick.png", "camera.png", "chelsea.png", "clock_motion.png"]
+        + ["coffee.png", "coins.png", "grass.png", "gravel.png", "hubble_deep_field.jpg"]
+        + ["retina.jpg", "rocket.jpg"],
+    ),
+    # Both photos: Some rights reserved by danielbuechele and vultilion (Flickr).
+    "sklearn": ("datasets/images", ["china.jpg", "flower.jpg"]),
+}
+QUERIES = ("a cat", "something to drink", "a rocket at night", "a flower", "a person smiling")
+QUERIES_FOR_A_FOLDER = ("people outdoors", "an animal", "something to eat", "a building", "water")
+
+
+def demo(
+    folder: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="FOLDER",
+            exists=True,
+            file_okay=False,
+            show_default=False,
+            help="Photos of your own. By default a few that come with scikit-image.",
+        ),
+    ] = None,
+    top: options.Top = 3,
+    runtime: options.Runtime = "auto",
+) -> None:
+    """Index a few sample photos and ask them questions.
+
+    The index lies in a temporary folder and is gone afterwards.
+    """
+    options.show_messages()
+    photos = [folder] if folder else sample_photos()
+    terminal = Terminal.of(sys.stdout)
+    with tempfile.TemporaryDirectory(prefix="prolip-search-demo-") as temporary:
+        engine = prolip_search.SearchEngine.create(
+            Path(temporary) / options.INDEX_FOLDER, runtime=runtime
+        )
+        with progress_bar("Indexing") as progress:
+            print(report_summary(engine.index(photos, progress=progress)))
+        answers = engine.search_many(QUERIES_FOR_A_FOLDER if folder else QUERIES, top)
+        for answer in answers:
+            print(f'\nprolip-search query "{answer.query.text}"')
+            for line in result_lines(answer, terminal):
+                print(line)
+        sys.stdout.flush()
+        if answers and len(answers[-1]):
+            note("")
+            print(footer(answers[-1], Terminal.of(sys.stderr)), file=sys.stderr)
+    note("Now your own: prolip-search index PHOTOS, then prolip-search query WORDS")
+
+
+def sample_photos() -> list[Path]:
+    """The sample photos that are installed. Raises MissingExtra when scikit-image is not."""
+    found = []
+    for package, (where, names) in SAMPLES.items():
+        spec = find_spec(package)
+        if spec is None or spec.origin is None:
+            if package == "skimage":
+                raise MissingExtra(
+                    "The sample photos come with scikit-image: "
+                    '`pip install "prolip-search[demo]"`, '
+                    "or try photos of your own: `prolip-search demo FOLDER`."
+                )
+            continue
+        found += [Path(spec.origin).parent / where / name for name in names]
+    return [path for path in found if path.is_file()]

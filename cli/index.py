@@ -1,0 +1,113 @@
+"""prolip-search index: photos in, an index that is up to date out."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+import prolip_search
+from prolip_search.cli import options
+from prolip_search.cli.drawing import report_summary, skipped_lines
+from prolip_search.cli.progress import progress_bar
+from prolip_search.cli.terminal import note
+from prolip_search.errors import IndexNotFound, QueryError, StoreError
+
+if TYPE_CHECKING:
+    from prolip_search.engine import SearchEngine
+    from prolip_search.indexing import IndexReport
+
+
+def index(
+    paths: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="PATH...", exists=True, readable=False, help="Folders of photos, or photos."
+        ),
+    ],
+    index: options.IndexFolder = None,
+    encoder: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="For a new index: mini (the default), a folder, or a hub id such as "
+            "SanghyukChun/ProLIP-ViT-B-16-DC-1B-12_8B.",
+        ),
+    ] = None,
+    runtime: options.Runtime = "auto",
+    batch_size: Annotated[
+        int, typer.Option(min=1, help="Photos per commit; a run that is cut short loses no more.")
+    ] = 256,
+    report: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="List every skipped file and its reason, as JSON Lines."),
+    ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="End with status 1 if a file was skipped.")
+    ] = False,
+    rebuild: Annotated[
+        bool, typer.Option("--rebuild", help="Forget the old index and begin anew.")
+    ] = False,
+) -> None:
+    """Index photos, or bring an index up to date: only what is new or changed is encoded.
+
+    The index is made in .prolip-search here, unless there is one here or above. Files that are no
+    photos are listed and left out. Exit status: 0 done, 1 no photos found, or with --strict
+    something was skipped, 2 an error.
+    """
+    options.show_messages()
+    folder = index or prolip_search.SearchEngine.find() or Path(options.INDEX_FOLDER)
+    try:
+        with progress_bar("Indexing") as progress:
+            if rebuild:
+                encoder = encoder or _encoder_name(folder)
+                engine, done = prolip_search.SearchEngine.rebuild(
+                    folder,
+                    paths,
+                    encoder=encoder,
+                    runtime=runtime,
+                    batch_size=batch_size,
+                    progress=progress,
+                )
+            else:
+                engine = _open_or_create(folder, encoder, runtime)
+                done = engine.index(paths, batch_size=batch_size, progress=progress)
+    except KeyboardInterrupt:
+        note("Stopped. What was done is kept; run the same command to go on.")
+        raise
+    print(report_summary(done))
+    for line in [*done.notes, *skipped_lines(done.skipped)]:
+        note(line)
+    if report is not None:
+        _write_report(done, report)
+    if done.skipped and done.n_photos == 0:
+        raise QueryError("No photo was indexed: every file that was found is listed above.")
+    if done.n_photos == 0 or (strict and done.skipped):
+        raise typer.Exit(1)
+
+
+def _open_or_create(folder: Path, encoder: str | None, runtime: options.Runtime) -> SearchEngine:
+    try:
+        wanted = prolip_search.load_encoder(encoder, runtime=runtime) if encoder else None
+        return prolip_search.SearchEngine.open(folder, encoder=wanted, runtime=runtime)
+    except IndexNotFound:
+        return prolip_search.SearchEngine.create(folder, encoder=encoder or "mini", runtime=runtime)
+
+
+def _encoder_name(folder: Path) -> str:
+    """Of the index that is to be rebuilt, where it can still be read."""
+    try:
+        return prolip_search.SearchEngine.open(folder).store.encoder.name
+    except StoreError:
+        return "mini"
+
+
+def _write_report(done: IndexReport, path: Path) -> None:
+    lines = [json.dumps(asdict(skip), ensure_ascii=False) + "\n" for skip in done.skipped]
+    try:
+        path.write_text("".join(lines), encoding="utf-8")
+    except OSError as error:
+        raise QueryError(f"The report cannot be written to {path}: {error.strerror}.") from error

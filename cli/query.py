@@ -1,0 +1,67 @@
+"""prolip-search query: a text or a picture in, the best photos out."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from prolip_search.cli import options
+from prolip_search.cli.answers import Form, print_answers
+from prolip_search.errors import QueryError
+
+
+def query(
+    text: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="TEXT...",
+            show_default=False,
+            help="What the photo shows, in words. A single - reads one query from each line of "
+            "standard input.",
+        ),
+    ] = None,
+    image: Annotated[
+        Path | None,
+        typer.Option("--image", metavar="FILE", help="Ask with a picture instead of words."),
+    ] = None,
+    top: options.Top = 10,
+    offset: Annotated[int, typer.Option(min=0, help="Leave out that many better results.")] = 0,
+    rank_by: options.RankBy = "csd",
+    json: options.Json = False,
+    jsonl: options.JsonLines = False,
+    null: options.Null = False,
+    thumbnails: options.Thumbnails = False,
+    index: options.IndexFolder = None,
+    runtime: options.Runtime = "auto",
+) -> None:
+    """Find the photos that a text or a picture describes.
+
+    Exit status: 0 something was found, 1 nothing, 2 an error.
+    """
+    words = text or []
+    if bool(words) == (image is not None):
+        raise QueryError(
+            'Ask with words or with a picture: `prolip-search query "a dog in the snow"`, or '
+            "`prolip-search query --image FILE`."
+        )
+    form = Form.of(json=json, jsonl=jsonl, null=null, thumbnails=thumbnails)
+    engine = options.open_engine(index, runtime)
+    many = words == ["-"]
+    one = image if image is not None else " ".join(words)
+    asked = _lines() if many else iter([one])
+    answers = (engine.search(each, top, rank_by=rank_by, offset=offset) for each in asked)
+    if not print_answers(answers, form, many=many):
+        raise typer.Exit(1)
+
+
+def _lines() -> Iterator[str]:
+    """The queries on standard input, as they arrive; empty lines are no queries."""
+    for line in sys.stdin.buffer:
+        text = os.fsdecode(line).strip()
+        if text:
+            yield text

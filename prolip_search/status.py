@@ -1,0 +1,65 @@
+"""What an index holds, in numbers."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prolip_search.indexes.manifest import EncoderRecord
+from prolip_search.indexes.store import Store
+from prolip_search.results import Calibration
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IndexStatus:
+    """What an index holds. n_skipped: files left out, by reason. size_bytes: on disk, all of it."""
+
+    folder: Path
+    root: Path
+    encoder: EncoderRecord
+    n_images: int
+    n_texts: int
+    n_skipped: Mapping[str, int]
+    size_bytes: int
+    version: int
+    calibration: Calibration
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON's types only; a stable schema."""
+        encoder = self.encoder
+        return {
+            "folder": str(self.folder),
+            "root": str(self.root),
+            "n_images": self.n_images,
+            "n_texts": self.n_texts,
+            "n_skipped": sum(self.n_skipped.values()),
+            "skipped_by_reason": dict(self.n_skipped),
+            "size_bytes": self.size_bytes,
+            "version": self.version,
+            "encoder": {
+                "name": encoder.name,
+                "revision": encoder.revision,
+                "fingerprint": encoder.fingerprint,
+                "dim": encoder.dim,
+            },
+            "calibration": {"status": self.calibration.status},
+        }
+
+
+def index_status(store: Store) -> IndexStatus:
+    """The status of an opened index; reads no vector and loads no encoder."""
+    files = [file for file in store.folder.rglob("*") if file.is_file()]
+    return IndexStatus(
+        folder=store.folder,
+        root=store.root,
+        encoder=store.encoder,
+        n_images=store.count("image"),
+        n_texts=store.count("text"),
+        n_skipped=Counter(sorted(store.skipped()["reason"].to_pylist())),
+        size_bytes=sum(file.stat().st_size for file in files),
+        version=store.version,
+        calibration=Calibration(),
+    )
