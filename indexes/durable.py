@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import zlib
 from collections.abc import Iterator
 from mmap import ACCESS_READ, mmap
@@ -16,25 +17,31 @@ from pathlib import Path
 from prolip_search.errors import IndexNotWritable
 
 TEMPORARY_SUFFIX = ".writing"
+_SOURCE_POSITION = re.compile(r",? (/[^ ]*)?\b[\w/.-]+\.rs:\d+:\d+")
 
 
 @contextlib.contextmanager
 def writes(what: str, folder: Path) -> Iterator[None]:
     """Turns a refused write of any kind (read-only, disk full) into one IndexNotWritable.
 
-    Lance and FAISS raise RuntimeError as well as OSError when the system refuses to write.
+    Lance may raise RuntimeError as well as OSError when the system refuses to write.
     """
     try:
         yield
     except IndexNotWritable:
         raise
     except (OSError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         raise IndexNotWritable(
-            f"Could not write {what} in {folder}: {reason}. The index still holds what it held "
+            f"Could not write {what} in {folder}: {reason_of(error)}. The index still holds what it held "
             "before. Make room or make the folder writable, then run the command again.",
             path=folder,
         ) from error
+
+
+def reason_of(error: BaseException) -> str:
+    """What an error of Lance or the system says, in one line without source positions."""
+    text = next(iter(str(error).strip().splitlines()), "") or repr(error)
+    return _SOURCE_POSITION.sub("", text).removeprefix("LanceError(IO): ").rstrip(".")
 
 
 def replace_file(path: Path, content: bytes) -> None:

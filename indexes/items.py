@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from prolip_search.errors import IndexDamaged, QueryError
-from prolip_search.indexes.durable import writes
+from prolip_search.indexes.durable import reason_of, writes
 from prolip_search.indexes.schema import items_schema
 
 # Ids per IN (…) list: a predicate stays far below what Lance's SQL parser minds.
@@ -56,7 +56,7 @@ class ItemsTable:
         try:
             dataset = lance.dataset(str(path))
         except (OSError, ValueError, RuntimeError) as error:
-            raise _damaged(path, str(error)) from error
+            raise _damaged(path, reason_of(error)) from error
         if not dataset.schema.equals(items_schema(dim)):
             raise _damaged(path, "its columns are not those of an items table of this index")
         if not dataset.has_stable_row_ids:
@@ -140,7 +140,7 @@ class ItemsTable:
         try:
             return self._dataset.scanner(**how).to_table()
         except (OSError, ValueError, RuntimeError) as error:
-            raise _damaged(self.path, str(error)) from error
+            raise _damaged(self.path, reason_of(error)) from error
 
 
 def _refuse_if_filled(path: Path, dim: int) -> None:
@@ -179,9 +179,8 @@ def _quoted(text: str) -> str:
 
 
 def _damaged(path: Path, reason: str) -> IndexDamaged:
-    first_line = reason.strip().splitlines()[0] if reason.strip() else "unreadable"
     return IndexDamaged(
-        f"The items table {path} is damaged: {first_line}. Restore it from a backup, or build the "
+        f"The items table {path} is damaged: {reason}. Restore it from a backup, or build the "
         "index anew with `prolip-search index --rebuild`.",
         path=path,
     )

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from prolip_search.errors import IndexDamaged, QueryError
-from prolip_search.indexes.durable import writes
+from prolip_search.indexes.durable import reason_of, writes
 
 SKIPPED_NAME = "skipped.lance"
 SKIPPED_SCHEMA = pa.schema(
@@ -39,7 +39,7 @@ class SkippedFiles:
         try:
             return dataset.to_table().select(SKIPPED_SCHEMA.names).sort_by("path")
         except (OSError, ValueError, RuntimeError, KeyError) as error:
-            raise self._damaged(str(error)) from error
+            raise self._damaged(reason_of(error)) from error
 
     def record(self, skipped: pa.Table) -> None:
         """Puts these rows in the place of those of the same paths, in one commit."""
@@ -78,11 +78,11 @@ class SkippedFiles:
         try:
             return lance.dataset(str(self._path))
         except (OSError, ValueError, RuntimeError) as error:
-            raise self._damaged(str(error)) from error
+            raise self._damaged(reason_of(error)) from error
 
     def _damaged(self, reason: str) -> IndexDamaged:
         return IndexDamaged(
-            f"{self._path} is damaged: {reason.strip().splitlines()[:1]}. It only lists files that "
+            f"{self._path} is damaged: {reason}. It only lists files that "
             "were left out: delete that folder and run `prolip-search index` again.",
             path=self._path,
         )
