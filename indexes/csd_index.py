@@ -121,7 +121,8 @@ class FlatIndex:
         """Writes the index in FAISS's own format. Raises OSError."""
         # Through a file of ours: FAISS's own does not say why a write failed, nor that a close did.
         with path.open("wb") as file:
-            faiss.write_index(self._index, faiss.PyCallbackIOWriter(file.write, 1 << 20))
+            writer = faiss.PyCallbackIOWriter(file.write, 1 << 20)  # type: ignore[attr-defined]  # not in its stubs
+            faiss.write_index(self._index, writer)
 
     @property
     def n_rows(self) -> int:

@@ -32,8 +32,8 @@ def writes(what: str, folder: Path) -> Iterator[None]:
         raise
     except (OSError, RuntimeError) as error:
         raise IndexNotWritable(
-            f"Could not write {what} in {folder}: {reason_of(error)}. The index still holds what it held "
-            "before. Make room or make the folder writable, then run the command again.",
+            f"Could not write {what} in {folder}: {reason_of(error)}. The index still holds what "
+            "it held before. Make room or make the folder writable, and run the command again.",
             path=folder,
         ) from error
 

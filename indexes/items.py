@@ -57,8 +57,10 @@ class ItemsTable:
             dataset = lance.dataset(str(path))
         except (OSError, ValueError, RuntimeError) as error:
             raise _damaged(path, reason_of(error)) from error
-        if not dataset.schema.equals(items_schema(dim)):
-            raise _damaged(path, "its columns are not those of an items table of this index")
+        # Columns that somebody added are let be: they are kept, not read, and null in new rows.
+        for field in items_schema(dim):
+            if field.name not in dataset.schema.names or dataset.schema.field(field.name) != field:
+                raise _damaged(path, f"it has no column {field.name!r} of type {field.type}")
         if not dataset.has_stable_row_ids:
             raise _damaged(path, "it was written without stable row ids")
         return cls(path, dataset, dim)
@@ -118,7 +120,7 @@ class ItemsTable:
     def read(self, *, newer_than: int = 0) -> pa.Table:
         """All columns and `row_id`, ordered by row id; only rows written after that version."""
         predicate = f"_row_last_updated_at_version > {newer_than}" if newer_than else None
-        table = self._read(columns=self._dataset.schema.names, filter=predicate, with_row_id=True)
+        table = self._read(columns=items_schema(self.dim).names, filter=predicate, with_row_id=True)
         return _with_row_id_first(table)
 
     def row_versions(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

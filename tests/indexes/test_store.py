@@ -313,6 +313,24 @@ def test_a_lancedb_user_can_open_the_items_table(tmp_path: Path) -> None:
     assert table.search().where("id = 'item-3'").to_list()[0]["path"] == "item-3.jpg"
 
 
+def test_a_column_that_a_lancedb_user_added_is_let_be(tmp_path: Path) -> None:
+    store = filled_store(tmp_path)
+    uri = str(store.folder / f"items-{FINGERPRINT[:8]}.lance")
+    lance.dataset(uri).add_columns(pa.field("stars", pa.int64()))
+    lance.dataset(uri).update({"stars": "5"})
+    store.reload()
+    assert hit_ids(store, store.gaussians([3]), 1, rank_by="cosine") == [["item-3"]]
+    store.append(items(make_gaussians(1, 8, 3), ids=["new"]))
+    store.move(pa.table({"id": ["item-1"], "path": ["moved"], "mtime_ns": [1]}))
+    store.refresh_index()
+    assert Store.open(store.folder).derived_state == "current"
+    stars = lance.dataset(uri).to_table(["id", "stars"]).to_pylist()
+    assert {row["id"]: row["stars"] for row in stars} == {
+        **{f"item-{n}": 5 for n in range(20)},
+        "new": None,
+    }
+
+
 def test_vectors_changed_behind_our_back_are_searched_as_they_are_now(tmp_path: Path) -> None:
     store = filled_store(tmp_path)
     assert store.count() == 20

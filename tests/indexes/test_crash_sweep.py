@@ -1,0 +1,162 @@
+"""kill -9 between any two steps leaves the state before a commit or the state after it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import lance
+import numpy as np
+import pytest
+
+from prolip_search.errors import IndexNotFound
+from prolip_search.indexes.durable import TEMPORARY_SUFFIX
+from prolip_search.indexes.manifest import items_table_name
+from prolip_search.indexes.store import INDEX_FOLDER, Store
+from tests.conftest import make_gaussians
+from tests.indexes import crashing
+from tests.indexes.building import FINGERPRINT, filled_store, hit_ids, items, record
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+KILLED_BY = {-9, -14}  # SIGKILL at a step, SIGALRM at a time
+N_STEPS = 300  # of each job, spread over all that it takes
+N_TIMES = 60
+
+Order = Callable[[dict[str, Any]], dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def give_order() -> Iterator[Order]:
+    command = [sys.executable, "-m", "tests.indexes.crashing"]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=CHECKOUT
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        stdin, stdout = process.stdin, process.stdout
+
+        def give(order: dict[str, Any]) -> dict[str, Any]:
+            stdin.write(json.dumps(order) + "\n")
+            stdin.flush()
+            return json.loads(stdout.readline())  # type: ignore[no-any-return]  # JSON
+
+        yield give
+        stdin.close()
+
+
+OLD = {f"item-{n}": f"item-{n}.jpg" for n in range(20)}
+APPENDED = OLD | {f"new-{n}": f"new-{n}.jpg" for n in range(6)}
+DELETED = {name: path for name, path in OLD.items() if name not in ("item-0", "item-1")}
+MOVED = DELETED | {"item-2": "moved.jpg"}
+REBUILT = {f"other-{n}": f"other-{n}.jpg" for n in range(3)}
+
+# The states that a job goes through, one after each commit.
+STATES: dict[str, list[dict[str, str]]] = {
+    "append": [OLD, APPENDED],
+    "change": [OLD, DELETED, MOVED],
+    "create": [OLD],
+    "rebuild": [OLD, REBUILT],
+}
+
+
+def state_of(store: Store) -> dict[str, str]:
+    table = store.table(["id", "path"])
+    assert len(table) == store.count()
+    return dict(zip(table["id"].to_pylist(), table["path"].to_pylist(), strict=True))
+
+
+def assert_ranks_right(store: Store) -> None:
+    """The nearest of each item's own Gaussian is that item, in a search that finds them all."""
+    ids = sorted(state_of(store))
+    rows = [store.row_of(name) for name in ids]
+    found = hit_ids(store, store.gaussians(rows), len(ids), rank_by="cosine")
+    assert [row[0] for row in found] == ids
+    assert all(sorted(row) == ids for row in found)
+
+
+def assert_whole_and_usable(folder: Path, job: str) -> None:
+    """An old state or a new one, right answers, and the same job can be done again."""
+    store = Store.open(folder)
+    assert state_of(store) in STATES[job]
+    assert_ranks_right(store)
+    if job == "create":
+        crashed = folder.parent / "new" / INDEX_FOLDER
+        try:
+            assert Store.open(crashed).count() == 0
+        except IndexNotFound:
+            Store.create(crashed, encoder=record())
+        store = Store.open(crashed)
+        store.append(items(make_gaussians(2, 8, 3)))
+        store.refresh_index()
+        assert_ranks_right(store)
+    elif job == "rebuild":
+        crashing.rebuild(folder)
+        store = Store.open(folder)
+        assert state_of(store) == REBUILT
+        assert_ranks_right(store)
+    else:
+        store.delete([name for name in APPENDED if name.startswith("new")])
+        crashing.JOBS[job](folder)
+        assert state_of(Store.open(folder)) == STATES[job][-1]
+        assert_ranks_right(Store.open(folder))
+    assert not list(folder.glob(f"*{TEMPORARY_SUFFIX}"))
+    assert len(list(folder.glob("csd*"))) == 3
+
+
+@pytest.mark.parametrize("job", list(crashing.JOBS))
+def test_a_kill_at_any_step_leaves_an_old_or_a_new_state(
+    give_order: Order, tmp_path: Path, job: str
+) -> None:
+    filled_store(tmp_path / "pristine")
+
+    def fresh(name: str) -> Path:
+        shutil.copytree(tmp_path / "pristine", tmp_path / name)
+        return tmp_path / name / INDEX_FOLDER
+
+    whole = give_order({"folder": str(fresh("whole")), "job": job})
+    assert whole["status"] == 0
+    assert whole["n_steps"] > 50
+    steps = np.linspace(1, whole["n_steps"], N_STEPS).astype(int).tolist()
+    assert steps[-1] == whole["n_steps"]
+    for step in steps:
+        folder = fresh(f"step-{step}")
+        answer = give_order({"folder": str(folder), "job": job, "step": step})
+        assert answer["status"] in KILLED_BY, step
+        assert_whole_and_usable(folder, job)
+    for share in np.random.default_rng(0).uniform(0, 1, N_TIMES).tolist():
+        folder = fresh(f"time-{share}")
+        give_order({"folder": str(folder), "job": job, "after_s": share * whole["took_s"]})
+        assert_whole_and_usable(folder, job)
+
+
+def test_what_a_killed_append_leaves_behind_is_removed_by_the_next_writer(
+    give_order: Order, tmp_path: Path
+) -> None:
+    store = filled_store(tmp_path)
+    data = store.folder / items_table_name(FINGERPRINT) / "data"
+    before = set(data.iterdir())
+    (data / "0123456789.lance").write_bytes(b"an orphan")
+    (data / "0123456789.lance#1").write_bytes(b"half an orphan")
+    (store.folder / "csd-99.faiss.writing").write_bytes(b"half an index")
+    (store.folder / "csd-98.arrow").write_bytes(b"rows that csd.json does not name")
+    shutil.copytree(store.folder, tmp_path / "copy" / INDEX_FOLDER)
+    whole = give_order({"folder": str(tmp_path / "copy" / INDEX_FOLDER), "job": "append"})
+    halfway = whole["n_steps"] // 2
+    killed = give_order({"folder": str(store.folder), "job": "append", "step": halfway})
+    assert killed["status"] in KILLED_BY
+    assert (store.folder / "writer.lock").read_text() != ""
+    assert len(set(data.iterdir()) - before) >= 2  # a reader leaves everything as it is
+    with Store.open(store.folder).writer():
+        pass
+    fragments = lance.dataset(str(data.parent)).get_fragments()
+    assert {path.name for path in data.iterdir()} == {
+        Path(file.path).name for fragment in fragments for file in fragment.data_files()
+    }
+    assert len(list(store.folder.glob("csd*"))) == 3
+    assert not list(store.folder.glob(f"*{TEMPORARY_SUFFIX}"))
+    assert (store.folder / "writer.lock").read_text() == ""
