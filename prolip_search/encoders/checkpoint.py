@@ -33,6 +33,7 @@ logger = logging.getLogger(__name__)
 FINGERPRINT_SCHEME = 1  # raise it when what a fingerprint covers, or its order, changes
 N_NAMED = 5  # keys that an error message lists before it counts the rest
 DTYPE = "F32"
+LARGEST_LOGIT_PARAMETER = 100.0  # released: scale about ln 100, bias about −10 to −20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -177,8 +178,12 @@ def read_logit_parameters(path: Path, config: ProLIPConfig) -> tuple[float, floa
             if name not in weights.keys():  # noqa: SIM118 - not a mapping
                 raise CheckpointError(f"{path} has the wrong keys (missing: {name}).")
             tensor = weights.get_tensor(name)
-            if tensor.shape != () or not math.isfinite(tensor.item()):
-                raise CheckpointError(f"{name} in {path} must be one finite number.")
+            # the comparison refuses NaN as well
+            if tensor.shape != () or not abs(tensor.item()) <= LARGEST_LOGIT_PARAMETER:
+                raise CheckpointError(
+                    f"{name} in {path} must be one number within ±{LARGEST_LOGIT_PARAMETER:g}; "
+                    "the file is damaged or not an encoder's."
+                )
             values.append(float(tensor.item()))
     return values[0], (values[1] if config.has_logit_bias else 0.0)
 

@@ -7,9 +7,9 @@ round trip. The commit that the files came from is the encoder's revision.
 from __future__ import annotations
 
 import difflib
+import errno
 import re
 from pathlib import Path
-from typing import Any
 
 from huggingface_hub import constants, hf_hub_download, snapshot_download
 from huggingface_hub.errors import (
@@ -76,32 +76,31 @@ def fetch_released(name: str, revision: str | None) -> tuple[ReleasedFolder, str
 
 def fetch_tokenizer(name: str) -> Path:
     """The tokenizer.json of a hub repository. Raises EncoderNotFound."""
-    for local in (True, False):
-        try:
-            return Path(hf_hub_download(name, "tokenizer.json", local_files_only=local))
-        except (LocalEntryNotFoundError, OfflineModeIsEnabled, OSError, HFValidationError) as error:
-            if local:
-                continue
-            raise _not_found(f"tokenizer {name}", error) from error
-    raise AssertionError("unreachable")
+    try:
+        return Path(hf_hub_download(name, "tokenizer.json", local_files_only=True))
+    except (OSError, ValueError):
+        pass  # not cached
+    try:
+        return Path(hf_hub_download(name, "tokenizer.json"))
+    except Exception as error:  # the classes of the HTTP library beneath have changed before
+        raise _not_found(f"tokenizer {name}", error) from error
 
 
 def _fetch(name: str, revision: str | None) -> Path:
-    for local in (True, False):
-        try:
-            folder = Path(_snapshot(name, revision, local_files_only=local))
-        except (LocalEntryNotFoundError, OfflineModeIsEnabled, OSError, HFValidationError) as error:
-            if local:
-                continue
-            raise _not_found(f"encoder {name}", error, name=name, revision=revision) from error
-        if local and not all((folder / file).is_file() for file in FILES[:2]):
-            continue  # a download that was broken off
-        return folder
-    raise AssertionError("unreachable")
-
-
-def _snapshot(name: str, revision: str | None, **options: Any) -> str:
-    return str(snapshot_download(name, revision=revision, allow_patterns=FILES, **options))
+    """The snapshot folder of an encoder, whole."""
+    try:
+        folder = Path(
+            snapshot_download(name, revision=revision, allow_patterns=FILES, local_files_only=True)
+        )
+    except (OSError, ValueError):
+        pass  # not cached
+    else:
+        if all((folder / file).is_file() for file in FILES[:2]):
+            return folder  # and not what a broken download left
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=FILES))
+    except Exception as error:  # the classes of the HTTP library beneath have changed before
+        raise _not_found(f"encoder {name}", error, name=name, revision=revision) from error
 
 
 def _not_found(
@@ -121,6 +120,8 @@ def _not_found(
     because = "HF_HUB_OFFLINE is set" if offline else "the hub cannot be reached"
     if isinstance(error, HfHubHTTPError):
         because = f"the hub answered with an error: {error}"
+    elif isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EACCES, errno.EROFS):
+        because = f"the hub's cache cannot be written: {error}"
     return EncoderNotFound(
         f"The {what} is not in the local cache, and {because}.{hint} Fetch it once while online "
         f"(`hf download {what.split()[-1]}`), or name a folder with config.json, "

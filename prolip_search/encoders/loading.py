@@ -76,7 +76,7 @@ def encoder_parts(name_or_path: str | Path = MINI, *, revision: str | None = Non
 
         return mini_parts()
     folder = Path(name_or_path).expanduser()
-    if folder.is_dir():
+    if name and folder.is_dir():
         _refuse_revision(revision, "a local folder")
         from prolip_search.encoders.checkpoint import ReleasedFolder
 
