@@ -6,6 +6,7 @@ A command's module is imported when the command runs, and names its heavy parts 
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -83,16 +84,22 @@ def prolip(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; the exit status. Every error of ours is one line on standard error."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a name that the terminal cannot spell
+    if arguments is None:
+        arguments = sys.argv[1:]
+    command = typer.main.get_command(app)
     try:
-        if hasattr(sys.stdout, "reconfigure"):
-            sys.stdout.reconfigure(errors="backslashreplace")
-        command = typer.main.get_command(app)
-        status = command.main(arguments, prog_name="prolip-search", standalone_mode=False)
+        # Not command.main(): it would turn Ctrl-C and closed pipes into endings of its own.
+        with command.make_context("prolip-search", list(arguments)) as context:
+            command.invoke(context)
         sys.stdout.flush()
-        return status if isinstance(status, int) else 0
+        return 0
+    except typer.Exit as done:
+        return done.exit_code
     except typer.TyperException as error:
-        context = getattr(error, "ctx", None)
-        path = context.command_path if context else "prolip-search"
+        where = getattr(error, "ctx", None)
+        path = where.command_path if where else "prolip-search"
         note(f"prolip-search: {_sentence(error.format_message())} See `{path} --help`.")
     except prolip_search.ProlipSearchError as error:
         note(f"prolip-search: {error}")

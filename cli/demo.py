@@ -16,21 +16,31 @@ import typer
 
 import prolip_search
 from prolip_search.cli import options
-from prolip_search.cli.drawing import footer, report_summary, result_lines
+from prolip_search.cli.drawing import footer, report_summary, result_line
 from prolip_search.cli.progress import progress_bar
 from prolip_search.cli.terminal import Terminal, note
 from prolip_search.errors import MissingExtra
 
-# package -> folder of its photos, and the files in it that are photos with a licence we know.
+# Where each package keeps its photos, and which of them are photos whose licence is stated.
 SAMPLES = {
-    "skimage": (
-        "data",
-        ["astronaut.png", "brick.png", "camera.png", "chelsea.png", "clock_motion.png"]
-        + ["coffee.png", "coins.png", "grass.png", "gravel.png", "hubble_deep_field.jpg"]
-        + ["retina.jpg", "rocket.jpg"],
-    ),
-    # Both photos: Some rights reserved by danielbuechele and vultilion (Flickr).
-    "sklearn": ("datasets/images", ["china.jpg", "flower.jpg"]),
+    "skimage": [
+        "data/astronaut.png",
+        "data/brick.png",
+        "data/camera.png",
+        "data/chelsea.png",
+        "data/clock_motion.png",
+        "data/coffee.png",
+        "data/coins.png",
+        "data/grass.png",
+        "data/gravel.png",
+        "data/hubble_deep_field.jpg",
+        "data/retina.jpg",
+        "data/rocket.jpg",
+    ],
+    "sklearn": [
+        "datasets/images/china.jpg",  # by danielbuechele, some rights reserved
+        "datasets/images/flower.jpg",  # by vultilion, some rights reserved
+    ],
 }
 QUERIES = ("a cat", "something to drink", "a rocket at night", "a flower", "a person smiling")
 QUERIES_FOR_A_FOLDER = ("people outdoors", "an animal", "something to eat", "a building", "water")
@@ -66,8 +76,8 @@ def demo(
         answers = engine.search_many(QUERIES_FOR_A_FOLDER if folder else QUERIES, top)
         for answer in answers:
             print(f'\nprolip-search query "{answer.query.text}"')
-            for line in result_lines(answer, terminal):
-                print(line)
+            for result in answer:
+                print(result_line(result, terminal, name=_name(result.file, folder)))
         sys.stdout.flush()
         if answers and len(answers[-1]):
             note("")
@@ -78,7 +88,7 @@ def demo(
 def sample_photos() -> list[Path]:
     """The sample photos that are installed. Raises MissingExtra when scikit-image is not."""
     found = []
-    for package, (where, names) in SAMPLES.items():
+    for package, names in SAMPLES.items():
         spec = find_spec(package)
         if spec is None or spec.origin is None:
             if package == "skimage":
@@ -88,5 +98,12 @@ def sample_photos() -> list[Path]:
                     "or try photos of your own: `prolip-search demo FOLDER`."
                 )
             continue
-        found += [Path(spec.origin).parent / where / name for name in names]
+        found += [Path(spec.origin).parent / name for name in names]
     return [path for path in found if path.is_file()]
+
+
+def _name(file: Path | None, folder: Path | None) -> str:
+    """Of a photo: without the long way to an installed package, or to the folder that was given."""
+    if file is None:
+        return ""
+    return str(file.relative_to(folder.resolve())) if folder else file.name

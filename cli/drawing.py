@@ -28,12 +28,17 @@ def bar(share: float, *, unicode: bool = True) -> str:
     return ("█" * full + part).ljust(BAR_COLUMNS)
 
 
-def result_line(result: SearchResult, terminal: Terminal, *, rank_columns: int = 2) -> str:
-    """Rank, score, bar and file of one result. The score of an uncalibrated index has no % sign."""
+def result_line(
+    result: SearchResult, terminal: Terminal, *, rank_columns: int = 2, name: str | None = None
+) -> str:
+    """Rank, score, bar and name of one result. The score of an uncalibrated index has no % sign.
+
+    name: what to call it, by default `result_name`.
+    """
     score = min(result.model_probability, 0.99)  # nothing uncalibrated is certain
     rank = f"{result.rank:>{rank_columns}}"
     middle = "" if (terminal.width or NARROW) < NARROW else bar(score, unicode=terminal.unicode)
-    name = result_name(result)
+    name = result_name(result) if name is None else visible(name)
     if terminal.width is not None:
         used = columns(f"{rank}  0.00  {middle}") + (2 if middle else 0)
         ellipsis = "…" if terminal.unicode else "..."
@@ -79,7 +84,8 @@ def report_summary(report: IndexReport) -> str:
     }
     told = ", ".join(f"{n:,} {what}" for what, n in parts.items() if n) or "no photos found"
     rate = f", {report.images_per_s:.0f} photos/s" if report.n_added + report.n_changed else ""
-    return f"{report.n_photos:,} photos in the index: {told} ({report.seconds:.1f} s{rate})"
+    photos = "photo" if report.n_photos == 1 else "photos"
+    return f"{report.n_photos:,} {photos} in the index: {told} ({report.seconds:.1f} s{rate})"
 
 
 def skipped_lines(skipped: Sequence[SkippedFile]) -> Iterator[str]:

@@ -25,7 +25,7 @@ def index(
     paths: Annotated[
         list[Path],
         typer.Argument(
-            metavar="PATH...", exists=True, readable=False, help="Folders of photos, or photos."
+            metavar="PATH", exists=True, readable=False, help="Folders of photos, or photos."
         ),
     ],
     index: options.IndexFolder = None,

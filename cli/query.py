@@ -19,7 +19,7 @@ def query(
     text: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="TEXT...",
+            metavar="TEXT",
             show_default=False,
             help="What the photo shows, in words. A single - reads one query from each line of "
             "standard input.",

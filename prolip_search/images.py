@@ -171,7 +171,7 @@ def _damage(path: Path, error: Exception) -> UnreadableImage:
     if isinstance(error, MemoryError | Image.DecompressionBombError):
         return UnreadableImage(path, "too_large", str(error))
     if isinstance(error, EOFError) or "truncated" in words or "end of file" in words:
-        return UnreadableImage(path, "truncated", str(error))
+        return UnreadableImage(path, "truncated")
     if isinstance(error, NotImplementedError) or "unsupported" in words:
         return UnreadableImage(path, "unsupported", str(error))
     return UnreadableImage(path, "damaged", str(error))

@@ -43,6 +43,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     monkeypatch.chdir(tmp_path)
     for name in ("PROLIP_SEARCH_INDEX", "NO_COLOR", "TERM", "TMUX", "TERM_PROGRAM"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("COLUMNS", "80")
 
     def run(*arguments: str | Path, stdin: bytes = b"") -> Ran:
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
@@ -56,11 +57,11 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """Six pictures of one colour each."""
+    """Six pictures of one colour each, in a format whose bytes no library version changes."""
     folder = tmp_path / "photos"
     folder.mkdir()
     for colour in COLOURS:
-        Image.new("RGB", (32, 24), colour).save(folder / f"{colour}.png")
+        Image.new("RGB", (32, 24), colour).save(folder / f"{colour}.ppm")
     return folder
 
 
