@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -175,6 +176,15 @@ def test_the_demo_shows_the_main_job_on_a_folder(run: Run, photos: Path, tmp_pat
     assert ran.out.count("prolip-search query") == 5
     assert ".ppm" in ran.out
     assert not (tmp_path / ".prolip-search").exists()
+
+
+def test_the_demo_has_photos_of_its_own(run: Run) -> None:
+    if find_spec("skimage") is None:
+        pytest.skip("needs the extra `demo`")
+    ran = run("demo", "-k", "2")
+    assert ran.status == 0
+    assert ran.out.startswith("14 photos in the index: 14 new")
+    assert ran.out.count("\n") == 1 + 5 * 4
 
 
 def test_the_demo_without_its_photos_says_how_to_get_them(
