@@ -24,6 +24,8 @@ Ints = NDArray[np.int64]
 # From this many queries on a matrix product beats one scan per query (FAISS's default, 128,000,
 # in effect never does: measured 5 times slower at 64 queries).
 BLAS_FROM_QUERIES = 8
+# Products, queries × rows × width, that one core is done with in a few milliseconds.
+SMALL_JOB = 1 << 24
 # A GPU pays for its copies only on batches, and its search stops at 2,048 results.
 GPU_FROM_QUERIES = 16
 GPU_LARGEST_K = 2048
@@ -138,8 +140,10 @@ class FlatIndex:
         self, queries: Floats, k: int, allowed: NDArray[np.bool_] | None
     ) -> tuple[Floats, Ints]:
         n_queries = len(queries)
-        # One scan is over before a second thread has woken up; a batch is worth all of them.
-        faiss.omp_set_num_threads(1 if n_queries == 1 else _ALL_THREADS)
+        # A second thread helps a batch; a single scan waits for memory, and a small job is over
+        # before the thread has woken up. The setting belongs to the calling thread alone.
+        is_small = n_queries == 1 or n_queries * self.n_rows * self._index.d < SMALL_JOB
+        faiss.omp_set_num_threads(1 if is_small else _ALL_THREADS)
         k = min(k, self.n_rows)
         if k == 0:
             return np.empty((n_queries, 0), np.float32), np.empty((n_queries, 0), np.int64)
