@@ -144,25 +144,35 @@ def _identify(data: bytes, path: Path) -> ImageFile.ImageFile:
     which asks every reader there is.
     """
     Image.init()
-    prefix = data[:16]
-    for offset, magic, name in UNSUPPORTED_MAGIC:
-        if prefix[offset:].startswith(magic):
-            raise UnreadableImage(path, "unsupported", f"{name} pictures cannot be decoded yet")
-    if prefix[:4] == b"RIFF" and int.from_bytes(prefix[4:8], "little") + 8 > len(data):
-        raise UnreadableImage(path, "truncated")
+    prefix = data[:16].ljust(16, b"\x00")  # Pillow's readers take the length for granted
+    riff_bytes = 8 + int.from_bytes(prefix[4:8], "little")
+    if prefix[:4] == b"RIFF" and prefix[8:12] == b"WEBP" and riff_bytes > len(data):
+        raise UnreadableImage(path, "truncated")  # Pillow would call it damaged
     for name in FORMATS:
         factory, accepts = Image.OPEN.get(name, (None, None))
-        # A reader that is not built into this Pillow answers with a sentence instead of True.
-        if factory is None or accepts is None or accepts(prefix) is not True:
+        answer = accepts(prefix) if factory and accepts else False
+        if isinstance(answer, str):  # what a reader says that is not built into this Pillow
+            raise UnreadableImage(path, "unsupported", answer)
+        if not answer or not factory:
             continue
         try:
             return factory(io.BytesIO(data), "")
         except CODEC_ERRORS as error:
-            skip = _damage(path, error)
-            if name in WEAK_MAGIC or skip.reason not in {"truncated", "too_large"}:
-                skip = UnreadableImage(path, "not_an_image", f"starts like {name}, but: {error}")
-            raise skip from error
-    raise UnreadableImage(path, "not_an_image")
+            raise _unsupported(path, prefix) or _bad_header(path, name, error) from error
+    raise _unsupported(path, prefix) or UnreadableImage(path, "not_an_image")
+
+
+def _unsupported(path: Path, prefix: bytes) -> UnreadableImage | None:
+    for offset, magic, name in UNSUPPORTED_MAGIC:
+        if prefix[offset:].startswith(magic):
+            return UnreadableImage(path, "unsupported", f"{name} cannot be decoded yet")
+    return None
+
+
+def _bad_header(path: Path, name: str, error: Exception) -> UnreadableImage:
+    if name in WEAK_MAGIC:
+        return UnreadableImage(path, "not_an_image", f"starts like {name}, but: {error}")
+    return _damage(path, error)
 
 
 def _damage(path: Path, error: Exception) -> UnreadableImage:

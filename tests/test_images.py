@@ -137,6 +137,8 @@ def test_half_a_file_is_truncated(file_format: str) -> None:
         (b"Dear diary, today I renamed a text file.", "not_an_image"),
         (b"BMW is a make of cars", "not_an_image"),  # BM is how a bitmap begins
         (bytes(100), "not_an_image"),
+        (b"\xff", "not_an_image"),
+        (b"BM", "not_an_image"),
         (b"\x00\x00\x00\x18ftypheic" + bytes(40), "unsupported"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n", "not_an_image"),  # never handed to Ghostscript
     ],
