@@ -40,28 +40,31 @@ SMALL_GRAPH_BYTES = 200_000_000  # above it one thread is too slow even for one 
 class OnnxTowers:
     """Both towers from a folder of graphs, each loaded at its first call.
 
-    A tower's first few small calls run in a session made for a quick start: one thread, weights
-    used where they lie. The first batch, or the 24th call, replaces it by one made for throughput.
+    The first few texts run in a session made for a quick start: one thread, weights used where
+    they lie. The first batch, or the 24th call, replaces it by one made for throughput. Images
+    always run in the latter: what a quick start saves, the first image would cost again.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._towers = {name: _Tower(folder / f"{name}.onnx") for name in TOWERS}
+        self._image = _Tower(folder / "image.onnx", quick_start=False)
+        self._text = _Tower(folder / "text.onnx", quick_start=True)
 
     def image(self, pixels: Pixels) -> TowerOutput:
         """Normalised pixels [B, 3, H, W] -> raw mean [B, D], log-variance [B, D]."""
-        return self._towers["image"].run(pixels)
+        return self._image.run(pixels)
 
     def text(self, ids: npt.NDArray[np.int64]) -> TowerOutput:
         """Token ids [B, L] -> raw mean [B, D], log-variance [B, D]."""
-        return self._towers["text"].run(ids)
+        return self._text.run(ids)
 
 
 class _Tower:
     """One graph and the session that runs it at the moment."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, quick_start: bool) -> None:
         self._path = path
+        self._quick_start = quick_start
         self._session: Any = None
         self._quick = False
         self._n_calls = 0
@@ -76,7 +79,8 @@ class _Tower:
     def _session_for(self, n_rows: int) -> Any:
         with self._lock:
             self._n_calls += 1
-            quick = n_rows <= FEW_ROWS and self._n_calls < FEW_CALLS
+            few = n_rows <= FEW_ROWS and self._n_calls < FEW_CALLS
+            quick = self._quick_start and few
             if self._session is None or (self._quick and not quick):
                 self._session = None  # free the old one before the new one needs memory
                 self._session = make_session(self._path, quick=quick)

@@ -161,18 +161,20 @@ class WordTokenizer:
     def __init__(self, path: Path, context_length: int, *, pad_id: int = 0) -> None:
         self.context_length = context_length
         self._pad_id = pad_id
-        self._whole = _read_tokenizer(path)
-        self._cut = _read_tokenizer(path)
-        self._cut.enable_truncation(context_length)
+        self._tokenizer = _read_tokenizer(path)
+        self._n_special = self._tokenizer.num_special_tokens_to_add(is_pair=False)
 
     @property
     def vocab_size(self) -> int:
         """One more than the largest id."""
-        return _n_ids(self._cut)
+        return _n_ids(self._tokenizer)
 
     def __call__(self, texts: Sequence[str]) -> npt.NDArray[np.int64]:
         """T texts -> ids [T, L], L the longest row's length."""
-        encoded = [encoding.ids for encoding in self._cut.encode_batch(list(texts))]
+        encoded = []
+        for encoding in self._tokenizer.encode_batch(list(texts), add_special_tokens=False):
+            encoding.truncate(self.context_length - self._n_special)
+            encoded.append(self._tokenizer.post_process(encoding).ids)
         rows = np.full((len(texts), max(map(len, encoded), default=1)), self._pad_id, np.int64)
         for row, ids in zip(rows, encoded, strict=True):
             row[: len(ids)] = ids
@@ -180,7 +182,7 @@ class WordTokenizer:
 
     def n_tokens(self, text: str) -> int:
         """All ids of the text, special ones included."""
-        return len(self._whole.encode(text).ids)
+        return len(self._tokenizer.encode(text).ids)
 
 
 def _n_ids(tokenizer: Tokenizer) -> int:
