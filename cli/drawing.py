@@ -35,17 +35,17 @@ def result_line(
 
     name: what to call it, by default `result_name`.
     """
-    score = min(result.model_probability, 0.99)  # nothing uncalibrated is certain
+    score = min(result.model_probability, 0.999)  # nothing uncalibrated is certain
     rank = f"{result.rank:>{rank_columns}}"
     middle = "" if (terminal.width or NARROW) < NARROW else bar(score, unicode=terminal.unicode)
     name = result_name(result) if name is None else visible(name)
     if terminal.width is not None:
-        used = columns(f"{rank}  0.00  {middle}") + (2 if middle else 0)
+        used = columns(f"{rank}  0.000  {middle}") + (2 if middle else 0)
         ellipsis = "…" if terminal.unicode else "..."
         name = keep_end(name, max(terminal.width - used, 8), ellipsis=ellipsis)
     name = terminal.link(name, result.file)
     bars = f"{terminal.paint(middle, CYAN)}  " if middle else ""
-    return f"{terminal.paint(rank, DIM)}  {score:4.2f}  {bars}{name}"
+    return f"{terminal.paint(rank, DIM)}  {score:.3f}  {bars}{name}"
 
 
 def result_name(result: SearchResult) -> str:
