@@ -49,12 +49,7 @@ def replace_file(path: Path, content: bytes) -> None:
     temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
     with temporary.open("wb") as file:
         file.write(content)
-    publish(temporary, path)
-
-
-def publish(temporary: Path, path: Path) -> None:
-    """Forces a finished file to the disk and renames it into place. Raises OSError."""
-    with temporary.open("rb") as file:
+        file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
     folder = os.open(path.parent, os.O_RDONLY)

@@ -22,7 +22,6 @@ from prolip_search.indexes.csd_index import FlatIndex, augmented_rows, padded_wi
 from prolip_search.indexes.durable import (
     TEMPORARY_SUFFIX,
     crc32_of,
-    publish,
     replace_file,
     writes,
 )
@@ -66,14 +65,16 @@ def write_snapshot(
     index = build_index(rows, dim)
     index_path = folder / f"csd-{stamp.version}.faiss"
     rows_path = folder / f"csd-{stamp.version}.arrow"
+    # Nothing but csd.json is forced to the disk: should the machine fail before the rest is there,
+    # the checksums say so, and half a gigabyte need not be waited for.
     with writes("the search index", folder):
         temporary = index_path.with_name(index_path.name + TEMPORARY_SUFFIX)
         index.write(temporary)
-        publish(temporary, index_path)
+        temporary.replace(index_path)
         temporary = rows_path.with_name(rows_path.name + TEMPORARY_SUFFIX)
         with pa.OSFile(str(temporary), "wb") as file, pa.ipc.new_file(file, rows.schema) as writer:
             writer.write_table(rows.combine_chunks())
-        publish(temporary, rows_path)
+        temporary.replace(rows_path)
         pointer = {
             "format_version": POINTER_VERSION,
             "items_table": items_table,
