@@ -59,7 +59,7 @@ def index(
     something was skipped, 2 an error.
     """
     options.show_messages()
-    folder = index or prolip_search.SearchEngine.find() or Path(options.INDEX_FOLDER)
+    folder = options.index_folder(index) or Path(options.INDEX_FOLDER)
     try:
         with progress_bar("Indexing") as progress:
             if rebuild:

@@ -23,7 +23,8 @@ IndexFolder = Annotated[
         "--index",
         envvar="PROLIP_SEARCH_INDEX",
         metavar="DIR",
-        help="The index folder. By default the nearest .prolip-search, from here upward.",
+        help="The index folder, or the folder that holds .prolip-search. By default the nearest "
+        "one, from here upward.",
     ),
 ]
 Runtime = Annotated[
@@ -45,9 +46,16 @@ Thumbnails = Annotated[
 ]
 
 
+def index_folder(index: Path | None) -> Path | None:
+    """The index that --index means, or the nearest one from here upward."""
+    if index is not None and (index / INDEX_FOLDER).is_dir():
+        return index / INDEX_FOLDER
+    return index or prolip_search.SearchEngine.find()
+
+
 def open_engine(index: Path | None, runtime: Literal["auto", "onnx", "torch"]) -> SearchEngine:
     """The index that was named, or the nearest. Raises IndexNotFound."""
-    folder = index or prolip_search.SearchEngine.find()
+    folder = index_folder(index)
     if folder is None:
         raise IndexNotFound(
             f"There is no index in {shown_path(Path.cwd())} or above it. "

@@ -125,6 +125,7 @@ def test_the_index_is_found_from_below_and_named_from_anywhere(
     monkeypatch.chdir("/")
     assert run("query", "red").status == 2
     assert run("query", "red", "--index", tmp_path / ".prolip-search").status == 0
+    assert run("query", "red", "--index", tmp_path).status == 0
     monkeypatch.setenv("PROLIP_SEARCH_INDEX", str(tmp_path / ".prolip-search"))
     assert run("query", "red").status == 0
     assert run("query", "red", "--index", tmp_path / "other").status == 2
