@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 Runtime = Literal["auto", "onnx", "torch"]
 RUNTIMES = ("auto", "onnx", "torch")
 MINI = "mini"
-# Below it a text batch on a GPU machine is a query, not worth importing torch for.
+# Fewer texts than these are a query, not worth importing torch for.
 TEXTS_FOR_GPU = 32
 
 
@@ -53,13 +53,14 @@ def load_encoder(
         raise ConfigError(f"There is no runtime {runtime!r}; use auto, onnx or torch.")
     parts = encoder_parts(name_or_path, revision=revision)
     tell = progress or logger.info
-    exported = _WhenNeeded(lambda: _load_exported(parts, tell))
-    by_torch = _WhenNeeded(lambda: _load_torch(parts))
     if runtime == "torch":
-        return TowerEncoder(parts, by_torch)
-    if runtime == "auto" and _has_gpu():
-        return TowerEncoder(parts, _GpuTowers(few=exported, many=by_torch))
-    return TowerEncoder(parts, exported)
+        return TowerEncoder(parts, _WhenNeeded(lambda: _load_torch(parts)))
+    exported = _WhenNeeded(lambda: _load_exported(parts, tell))
+    if runtime == "onnx":
+        return TowerEncoder(parts, exported)
+    # Whether there is a GPU is asked when there is work for it: asking may cost importing torch.
+    many = _WhenNeeded(lambda: _load_torch(parts) if _has_gpu() else exported.towers)
+    return TowerEncoder(parts, _AutoTowers(few=exported, many=many))
 
 
 def encoder_fingerprint(name_or_path: str | Path = MINI, *, revision: str | None = None) -> str:
@@ -180,8 +181,8 @@ class _WhenNeeded:
         return self.towers.text(ids)
 
 
-class _GpuTowers:
-    """Images and batches of texts on the GPU by torch; a few texts by ONNX, which starts sooner."""
+class _AutoTowers:
+    """A few texts by what starts at once; images and many texts by what is fastest at work."""
 
     def __init__(self, few: Towers, many: Towers) -> None:
         self._few = few
@@ -198,8 +199,9 @@ class _GpuTowers:
 
 def _has_gpu() -> bool:
     """Whether torch would find a GPU, without importing torch where there is clearly none."""
-    if "torch" not in sys.modules and not Path("/proc/driver/nvidia/version").exists():
-        # Windows has no such file; a wrong "no" costs speed there, and runtime torch overrides it.
+    drivers = ("/proc/driver/nvidia/version", "/dev/kfd")  # NVIDIA's, AMD's
+    if "torch" not in sys.modules and not any(Path(driver).exists() for driver in drivers):
+        # Windows has no such files; a wrong "no" costs speed there, and runtime torch overrides it.
         return False
     import torch
 

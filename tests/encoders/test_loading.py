@@ -80,6 +80,14 @@ def test_the_preprocessing_follows_the_configured_size(tmp_path: Path) -> None:
     assert encoder_parts(tmp_path / "larger").preprocessing.size == 32
 
 
+def test_a_query_does_not_ask_whether_there_is_a_gpu(
+    released_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading, "_has_gpu", lambda: pytest.fail("asked"))
+    monkeypatch.setattr(loading, "_load_exported", lambda *_: _Ones())
+    assert len(load_encoder(released_folder).encode_texts(["a dog"])) == 1
+
+
 @pytest.mark.parametrize(("gpu", "runtime"), [(True, "onnx"), (False, "auto"), (False, "onnx")])
 def test_onnx_runs_on_request_and_where_there_is_no_gpu(
     released_folder: Path, monkeypatch: pytest.MonkeyPatch, gpu: bool, runtime: loading.Runtime
