@@ -60,6 +60,11 @@ class Scan:
     skipped: list[SkippedFile]
     empty: list[Path]
 
+    def root_of(self, path: str) -> Path | None:
+        """The root that a path of the index lies under; None for one that was not looked at."""
+        absolute = Path(os.path.normpath(self.root / path))
+        return next((root for root in self.roots if absolute.is_relative_to(root)), None)
+
 
 @dataclass(slots=True)
 class Changes:
@@ -116,15 +121,14 @@ def compare(
         _compare_file(changes, path, file, by_path.pop(path, None), skipped_before.get(path))
 
     for row in by_path.values():
-        absolute = Path(os.path.normpath(scanned.root / row.path))
-        home = next((folder for folder in scanned.roots if absolute.is_relative_to(folder)), None)
+        home = scanned.root_of(row.path)
         if home is None:
             changes.elsewhere[row.content_hash].append(row)
         elif home in scanned.empty:
             changes.notes.append(str(home))
         else:
             try:  # a file that was once named by hand is no candidate of a walk, but still there
-                file = stat_file(absolute)
+                file = stat_file(Path(os.path.normpath(scanned.root / row.path)))
             except UnreadableImage as error:
                 if error.reason == "vanished":
                     changes.gone[row.id] = row

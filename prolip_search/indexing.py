@@ -109,7 +109,7 @@ def _record_skipped(
     good = [
         path
         for path in before
-        if path not in now and (path in scanned.found or not is_there(store, path))
+        if path not in now and (scanned.root_of(path) is not None or not is_there(store, path))
     ]
     if good:
         store.forget_skipped(good)

@@ -178,6 +178,8 @@ def test_an_unreadable_folder_drops_nothing(engine: SearchEngine, photos: Path) 
     (photos / "album").chmod(0o755)
     assert [(skip.path, skip.reason) for skip in report.skipped] == [("photos/album", "permission")]
     assert len(items(engine)) == 7
+    assert counts(engine.index(photos)) == {"unchanged": 7}
+    assert engine.status().n_skipped == {}
 
 
 def test_a_file_named_by_hand_stays_when_its_folder_is_indexed(
@@ -260,6 +262,14 @@ def test_bad_files_are_not_read_again_until_they_change(
     report = engine.index(bad_files)
     assert report.n_added == 2  # the letter, now a picture; the forbidden, which root may read
     assert set(engine.status().n_skipped) == {"truncated", "unsupported"}
+
+
+def test_skips_elsewhere_stay_listed(engine: SearchEngine, photos: Path, tmp_path: Path) -> None:
+    (photos / "empty.jpg").touch()
+    engine.index(photos)
+    draw(tmp_path / "album/pink.png", "pink")
+    engine.index(tmp_path / "album")
+    assert engine.status().n_skipped == {"empty": 1}
 
 
 def test_a_photo_that_turns_bad_leaves_the_index(engine: SearchEngine, photos: Path) -> None:
