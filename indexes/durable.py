@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
 
-from prolip_search.errors import IndexNotWritable
+from prolip_search.errors import IndexNotWritable, StoreError
 
 TEMPORARY_SUFFIX = ".writing"
 _SOURCE_POSITION = re.compile(r",? (/[^ ]*)?\b[\w/.-]+\.rs:\d+:\d+")
@@ -28,7 +28,7 @@ def writes(what: str, folder: Path) -> Iterator[None]:
     """
     try:
         yield
-    except IndexNotWritable:
+    except StoreError:
         raise
     except (OSError, RuntimeError) as error:
         raise IndexNotWritable(

@@ -6,8 +6,9 @@ row id is never given to another item.
 
 from __future__ import annotations
 
+import contextlib
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ from numpy.typing import NDArray
 
 from prolip_search.errors import IndexDamaged, QueryError
 from prolip_search.indexes.durable import reason_of, writes
-from prolip_search.indexes.schema import items_schema
+from prolip_search.indexes.schema import checksums, items_schema
+from prolip_search.indexes.stamp import latest_stamp
 
 # Ids per IN (…) list: a predicate stays far below what Lance's SQL parser minds.
 IDS_PER_PREDICATE = 2000
@@ -39,11 +41,11 @@ class ItemsTable:
     def create(cls, path: Path, dim: int) -> ItemsTable:
         """An empty table, in the place of what a killed `create` may have left there.
 
-        Raises IndexDamaged when a table with items is there, IndexNotWritable.
+        Raises IndexDamaged when a table that was finished is there, IndexNotWritable.
         """
         with writes("the items table", path.parent):
             if path.exists():
-                _refuse_if_filled(path, dim)
+                _refuse_if_made(path)
                 shutil.rmtree(path)
             dataset = lance.write_dataset(
                 items_schema(dim).empty_table(), str(path), enable_stable_row_ids=True
@@ -53,15 +55,14 @@ class ItemsTable:
     @classmethod
     def open(cls, path: Path, dim: int) -> ItemsTable:
         """The table at its newest version. Raises IndexDamaged."""
-        try:
+        with _reads(path):
             dataset = lance.dataset(str(path))
-        except (OSError, ValueError, RuntimeError) as error:
-            raise _damaged(path, reason_of(error)) from error
+            schema, has_stable_row_ids = dataset.schema, dataset.has_stable_row_ids
         # Columns that somebody added are let be: they are kept, not read, and null in new rows.
         for field in items_schema(dim):
-            if field.name not in dataset.schema.names or dataset.schema.field(field.name) != field:
+            if field.name not in schema.names or schema.field(field.name) != field:
                 raise _damaged(path, f"it has no column {field.name!r} of type {field.type}")
-        if not dataset.has_stable_row_ids:
+        if not has_stable_row_ids:
             raise _damaged(path, "it was written without stable row ids")
         return cls(path, dataset, dim)
 
@@ -97,8 +98,10 @@ class ItemsTable:
     def move(self, moved: pa.Table) -> int:
         """One commit that gives items (id) a new path and mtime_ns; how many there were.
 
-        Row ids, Gaussians and all else stay.
+        Row ids, Gaussians and all else stay. Raises QueryError for an id that comes twice.
         """
+        if len(pc.unique(moved["id"])) < len(moved):
+            raise QueryError("An item moves to one place: give each id once.")
         present = self.existing(moved["id"].to_pylist())
         moved = moved.filter(pc.is_in(moved["id"], pa.array(sorted(present), pa.string())))
         if len(moved) == 0:
@@ -118,10 +121,22 @@ class ItemsTable:
         return found
 
     def read(self, *, newer_than: int = 0) -> pa.Table:
-        """All columns and `row_id`, ordered by row id; only rows written after that version."""
+        """All columns and `row_id`, ordered by row id; only rows written after that version.
+
+        Raises IndexDamaged when a row is not what was written.
+        """
         predicate = f"_row_last_updated_at_version > {newer_than}" if newer_than else None
         table = self._read(columns=items_schema(self.dim).names, filter=predicate, with_row_id=True)
+        self._verify(table)
         return _with_row_id_first(table)
+
+    def _verify(self, rows: pa.Table) -> None:
+        """Compares checksums; a row that another program wrote without one is taken as it is."""
+        stored = rows["checksum"].combine_chunks()
+        wrong = pc.not_equal(stored, pa.array(checksums(rows, self.dim))).fill_null(False)
+        if pc.any(wrong).as_py():
+            id = rows["id"].filter(wrong)[0].as_py()
+            raise _damaged(self.path, f"the item {id!r} does not match its checksum")
 
     def row_versions(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Row id [N] and version last written in [N] of every row, in ascending order of row id."""
@@ -139,21 +154,31 @@ class ItemsTable:
                 leftover.unlink(missing_ok=True)
 
     def _read(self, **how: Any) -> pa.Table:
-        try:
+        with _reads(self.path):
             return self._dataset.scanner(**how).to_table()
-        except (OSError, ValueError, RuntimeError) as error:
-            raise _damaged(self.path, reason_of(error)) from error
 
 
-def _refuse_if_filled(path: Path, dim: int) -> None:
+@contextlib.contextmanager
+def _reads(path: Path) -> Iterator[None]:
+    """Turns whatever Lance does on bytes that it cannot read into one IndexDamaged."""
     try:
-        n_rows = len(ItemsTable.open(path, dim))
-    except IndexDamaged:
-        return  # never finished: there is nothing in it to keep
-    if n_rows:
+        yield
+    except (OSError, ValueError, RuntimeError) as error:
+        raise _damaged(path, reason_of(error)) from error
+    except BaseException as error:
+        # A panic of its Rust code comes as a BaseException whose class cannot be imported.
+        if type(error).__name__ != "PanicException":
+            raise
+        raise _damaged(path, reason_of(error)) from error
+
+
+def _refuse_if_made(path: Path) -> None:
+    """Refuses to replace a table that has a commit after the one that made it."""
+    stamp = latest_stamp(path)
+    if stamp is not None and stamp.version > 1:
         raise IndexDamaged(
-            f"{path} holds {n_rows} items but the manifest beside it is gone. Restore it from a "
-            f"backup, or delete {path.parent} and index again.",
+            f"{path} holds items but the manifest beside it is gone. Restore it from a backup, or "
+            f"delete {path.parent} and index again.",
             path=path,
         )
 

@@ -103,7 +103,9 @@ class Store(IndexReader):
 
             try:
                 store._items()
-            except IndexDamaged:  # not there, or never finished
+            except IndexDamaged:  # not there, or not to be gone on with
+                with writes("a new items table", folder):
+                    shutil.rmtree(folder / name, ignore_errors=True)
                 ItemsTable.create(folder / name, encoder.dim)
         return store
 

@@ -124,18 +124,24 @@ def load_view(folder: Path, manifest: Manifest) -> View:
     table_path, dim = folder / manifest.items_table, manifest.encoder.dim
     # Before the derived files: were it read after them, a commit in between would go unseen.
     latest = latest_stamp(table_path)
-    state: DerivedState = "missing"
-    snapshot: Snapshot | None = None
-    try:
-        snapshot = read_snapshot(folder, items_table=manifest.items_table, dim=dim)
-    except IndexDamaged:
-        state = "damaged"
-    if snapshot is not None:
-        state = "current" if snapshot.stamp == latest else "behind"
-        if state == "current":
-            parts = [IndexPart(0, snapshot.index)]
-            return View(stamp=latest, derived=state, rows=snapshot.rows, alive=None, parts=parts)
+    snapshot, state = _read_derived(folder, manifest)
+    if snapshot is not None and snapshot.stamp == latest:
+        parts = [IndexPart(0, snapshot.index)]
+        return View(stamp=latest, derived="current", rows=snapshot.rows, alive=None, parts=parts)
     return _view_of_table(table_path, dim, snapshot, state)
+
+
+def _read_derived(folder: Path, manifest: Manifest) -> tuple[Snapshot | None, DerivedState]:
+    table, dim = manifest.items_table, manifest.encoder.dim
+    try:
+        try:
+            snapshot = read_snapshot(folder, items_table=table, dim=dim)
+        except IndexDamaged:
+            # A writer may have replaced the files while they were being read: look once more.
+            snapshot = read_snapshot(folder, items_table=table, dim=dim)
+    except IndexDamaged:
+        return None, "damaged"
+    return snapshot, "missing" if snapshot is None else "behind"
 
 
 def _view_of_table(

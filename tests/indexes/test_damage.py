@@ -188,6 +188,25 @@ def test_an_items_table_without_its_files_is_a_clear_error(store: Store, what: s
         Store.open(store.folder).count()
 
 
+@pytest.mark.parametrize("where", ["data/*.lance", "_versions/*.manifest", "_deletions/*.arrow"])
+def test_a_flipped_bit_in_the_items_table_is_an_error_or_changes_no_answer(
+    store: Store, where: str
+) -> None:
+    store.append(items(make_gaussians(2, 8, 7), ids=["deleted", "a text"], kind="text"))
+    store.delete(["deleted"])
+    files = list(next(store.folder.glob("items-*.lance")).glob(where))
+    path = max(files, key=lambda path: path.stat().st_mtime_ns)
+    (store.folder / "csd.json").unlink()
+    content, expected, n_damaged = path.read_bytes(), expected_ids(), 0
+    for damaged in flipped(content, 2, 50):
+        path.write_bytes(damaged)
+        try:
+            assert hit_ids(Store.open(store.folder), QUERIES, 10) == expected
+        except IndexDamaged:
+            n_damaged += 1
+    assert n_damaged > 0
+
+
 def test_an_items_table_of_another_dimension_is_a_clear_error(store: Store) -> None:
     manifest = json.loads((store.folder / "manifest.json").read_text())
     manifest["encoder"]["dim"] = 16

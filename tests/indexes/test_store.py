@@ -69,7 +69,7 @@ def test_creating_over_the_leavings_of_a_killed_create_succeeds(tmp_path: Path) 
 def test_creating_where_items_lost_their_manifest_is_refused(tmp_path: Path) -> None:
     store = filled_store(tmp_path)
     (store.folder / "manifest.json").unlink()
-    with pytest.raises(IndexDamaged, match="20 items"):
+    with pytest.raises(IndexDamaged, match="holds items"):
         new_store(tmp_path)
 
 
@@ -153,6 +153,12 @@ def test_a_moved_item_keeps_its_row_its_gaussian_and_all_else(tmp_path: Path) ->
         assert store.rows([row], ["mtime_ns"])["mtime_ns"].to_pylist() == [99]
         np.testing.assert_array_equal(store.gaussians([row]).mean, gaussian.mean)
         assert hit_ids(store, gaussian, 1) == [["item-7"]]
+
+
+def test_an_item_that_would_move_to_two_places_is_refused(tmp_path: Path) -> None:
+    store = filled_store(tmp_path)
+    with pytest.raises(QueryError, match="each id once"):
+        store.move(pa.table({"id": ["item-1"] * 2, "path": ["a", "b"], "mtime_ns": [1, 2]}))
 
 
 def test_row_ids_survive_deletes_and_are_never_given_again(tmp_path: Path) -> None:
@@ -337,10 +343,19 @@ def test_vectors_changed_behind_our_back_are_searched_as_they_are_now(tmp_path: 
     query = make_gaussians(1, 8, 77)
     dataset = lance.dataset(str(store.folder / f"items-{FINGERPRINT[:8]}.lance"))
     changed = items(query, ids=["item-13"]).select(["id", "mean"])
-    changed = changed.cast(pa.schema([dataset.schema.field("id"), dataset.schema.field("mean")]))
+    changed = changed.append_column("checksum", pa.nulls(1, pa.uint32()))
+    changed = changed.cast(pa.schema([dataset.schema.field(name) for name in changed.column_names]))
     dataset.merge_insert("id").when_matched_update_all().execute(changed)
     assert store.reload()
     assert hit_ids(store, query, 1, rank_by="cosine") == [["item-13"]]
+
+
+def test_vectors_changed_without_their_checksum_are_damage(tmp_path: Path) -> None:
+    store = filled_store(tmp_path)
+    uri = str(store.folder / f"items-{FINGERPRINT[:8]}.lance")
+    lance.dataset(uri).update({"uncertainty": "0.5"}, where="id = 'item-3'")
+    with pytest.raises(IndexDamaged, match=r"item 'item-3' does not match.*--rebuild"):
+        Store.open(store.folder).search(make_gaussians(1, 8, 0), 1)
 
 
 def test_a_thousand_ids_are_deleted_in_one_commit(tmp_path: Path) -> None:
