@@ -17,7 +17,7 @@ from tokenizers.pre_tokenizers import Metaspace
 from prolip_search.encoders.config import ProLIPConfig, parse_config
 from prolip_search.encoders.prolip import ProLIP
 
-TINY = {
+TINY: dict[str, Any] = {
     "embed_dim": 16,
     "init_logit_bias": -10,
     "vision_cfg": {

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from prolip_search.encoders.config import (
     RELEASED_CONFIGS,
@@ -172,6 +174,28 @@ def test_more_parameters_than_any_encoder_has_are_refused_before_allocation() ->
     values["vision_cfg"] |= {"layers": 256, "mlp_ratio": 64}
     with pytest.raises(ConfigError, match="parameters"):
         parse_config(values)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=6,
+)
+KEYS = [
+    *(key for key in TINY if not key.endswith("_cfg")),
+    *(f"{section}.{key}" for section in ("vision_cfg", "text_cfg") for key in TINY[section]),
+    *("vision_cfg", "text_cfg", "vision_cfg.norm_kwargs", "text_cfg.tokenizer_kwargs.clean"),
+    *("quick_gelu", "text_cfg.ls_init_value", "vision_cfg.mlp_ratio", "text_cfg.proj_bias"),
+]
+
+
+@given(st.sampled_from(KEYS), JSON)
+def test_whatever_a_file_says_is_a_configuration_or_our_error(key: str, value: object) -> None:
+    try:
+        config = parse_config(changed(key, value))
+    except ConfigError:
+        return
+    assert parse_config(config.to_json()) == config
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[" * 100_000])

@@ -71,7 +71,7 @@ def test_the_tokenizer_comes_from_the_repository_that_the_configuration_names(
 ) -> None:
     files = Path(shutil.copytree(released_folder, tmp_path / "files"))
     values = copy.deepcopy(TINY)
-    values["text_cfg"]["hf_tokenizer_name"] = "timm/tiny"  # type: ignore[index]  # nested
+    values["text_cfg"]["hf_tokenizer_name"] = "timm/tiny"
     (files / "config.json").write_text(json.dumps(values))
     (tmp_path / "apart").mkdir()
     (files / "tokenizer.json").rename(tmp_path / "apart" / "tokenizer.json")

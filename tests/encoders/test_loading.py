@@ -64,7 +64,7 @@ def test_a_folder_without_tokenizer_encodes_images_and_tells_what_texts_need(
 
 def test_the_clip_vocabulary_needs_no_tokenizer_file(tmp_path: Path) -> None:
     values = copy.deepcopy(TINY)
-    values["text_cfg"] |= {"vocab_size": 49_408, "tokenizer_kwargs": None}  # type: ignore[operator]
+    values["text_cfg"] |= {"vocab_size": 49_408, "tokenizer_kwargs": None}
     write_released(tmp_path / "clip", values)
     (tmp_path / "clip" / "tokenizer.json").unlink()
     encoder = load_encoder(tmp_path / "clip", runtime="torch")

@@ -201,7 +201,7 @@ def test_layer_scale_of_one_changes_nothing_and_of_zero_silences_the_blocks() ->
     pixels, _ = formula_inputs()
     for factor in (1.0, 0.0):
         values = copy.deepcopy(TINY)
-        values["vision_cfg"]["ls_init_value"] = factor  # type: ignore[index]  # a nested dictionary
+        values["vision_cfg"]["ls_init_value"] = factor
         scaled = ProLIP.from_config(parse_config(values)).double().eval()
         scaled.load_state_dict(plain.state_dict(), strict=False)
         same = torch.allclose(plain.encode_image(pixels)[0], scaled.encode_image(pixels)[0])
@@ -211,7 +211,7 @@ def test_layer_scale_of_one_changes_nothing_and_of_zero_silences_the_blocks() ->
 @torch.inference_mode()
 def test_a_projection_without_bias_is_the_transposed_matrix() -> None:
     values = copy.deepcopy(TINY)
-    values["text_cfg"]["proj_bias"] = False  # type: ignore[index]  # a nested dictionary
+    values["text_cfg"]["proj_bias"] = False
     bare = ProLIP.from_config(parse_config(values)).double().eval()
     linear = with_formula_weights(parse_config(TINY))
     state = linear.state_dict()
@@ -228,8 +228,8 @@ def test_fresh_towers_are_initialised_as_pre_training_initialises_them() -> None
     torch.manual_seed(0)
     values = copy.deepcopy(TINY)
     values |= {"embed_dim": 256}
-    values["text_cfg"] |= {"width": 256, "heads": 4}  # type: ignore[operator]  # nested
-    values["vision_cfg"] |= {"width": 256, "head_width": 64}  # type: ignore[operator]  # nested
+    values["text_cfg"] |= {"width": 256, "heads": 4}
+    values["vision_cfg"] |= {"width": 256, "head_width": 64}
     module = ProLIP.from_config(parse_config(values))
     expected = {
         "visual.proj": 256**-0.5,
