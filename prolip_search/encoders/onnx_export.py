@@ -8,6 +8,7 @@ An export whose unit means differ by more than `MEAN_TOLERANCE` is refused.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tempfile
 import time
@@ -74,7 +75,7 @@ def export_towers(parts: EncoderParts, progress: Callable[[str], None]) -> Path:
             graph = _Graph(module, tower)
             _export(graph, samples, work, tower, dynamic_length=parts.dynamic_text)
             differences[tower] = _check(graph, samples, work / f"{tower}.onnx", tower)
-        files = {path.name: path.stat().st_size for path in sorted(work.iterdir())}
+        files = {path.name: _flushed_bytes(path) for path in sorted(work.iterdir())}
         record = {
             "format": EXPORT_FORMAT,
             "fingerprint": parts.fingerprint,
@@ -209,6 +210,13 @@ def _drawn_photos() -> list[Image.Image]:
         noise = random.integers(0, 256, (grid, grid, 3), dtype=np.uint8)
         photos.append(Image.fromarray(noise).resize((320, 240), Image.Resampling.BICUBIC))
     return photos
+
+
+def _flushed_bytes(path: Path) -> int:
+    """The size of a file that is on the disk: a power cut must not leave zeros of the right size."""
+    with path.open("r+b") as file:
+        os.fsync(file.fileno())
+    return path.stat().st_size
 
 
 def _unit(mean: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
