@@ -213,7 +213,7 @@ def _drawn_photos() -> list[Image.Image]:
 
 
 def _flushed_bytes(path: Path) -> int:
-    """The size of a file that is on the disk: a power cut must not leave zeros of the right size."""
+    """The size of a file, once it is on the disk: a power cut must not leave zeros of that size."""
     with path.open("r+b") as file:
         os.fsync(file.fileno())
     return path.stat().st_size
