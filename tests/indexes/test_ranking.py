@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from prolip_search.distances import Arrays, membership
 from prolip_search.gaussians import Gaussians
-from prolip_search.indexes import ranking
+from prolip_search.indexes import csd_index, ranking
 from prolip_search.indexes.ranking import search_view
 from prolip_search.indexes.row_batches import RowBatches
 from prolip_search.indexes.schema import checked_rows
@@ -138,7 +138,12 @@ def test_neither_the_order_of_insertion_nor_batches_nor_files_change_the_ranking
 
 
 @pytest.mark.parametrize("spread", [(-12, -8), (-3, 0.7)])
-def test_a_batch_of_queries_finds_what_each_finds_alone(spread: tuple[float, float]) -> None:
+@pytest.mark.parametrize("n_threads", [1, 3])
+def test_a_batch_of_queries_finds_what_each_finds_alone(
+    spread: tuple[float, float], n_threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(csd_index, "SMALL_JOB", 1)
+    monkeypatch.setattr(csd_index, "_ALL_THREADS", n_threads)
     stored = make_gaussians(3000, 33, 0, spread=spread)
     queries = make_gaussians(40, 33, 1, spread=spread)
     ids = [f"{number:05}" for number in range(3000)]
