@@ -9,6 +9,7 @@ import pytest
 
 from prolip_search.errors import (
     DimensionMismatch,
+    EncoderMismatch,
     IndexDamaged,
     IndexExists,
     IndexNotFound,
@@ -393,3 +394,47 @@ def test_skipped_files_are_replaced_by_path_and_forgotten(tmp_path: Path) -> Non
     assert store.skipped()["path"].to_pylist() == ["c.jpg"]
     with pytest.raises(QueryError, match="once"):
         store.record_skipped(skip(("d", "empty"), ("d", "empty")))
+
+
+def test_a_rebuilt_index_answers_as_before_until_it_is_published(tmp_path: Path) -> None:
+    store = filled_store(tmp_path)
+    other = record(4, fingerprint="f" * 64)
+    staged = Store.rebuild(store.folder, encoder=other)
+    staged.append(items(make_gaussians(2, 4, 1), ids=["a", "b"]))
+    staged.refresh_index()
+    assert Store.open(store.folder).encoder == record()
+    assert Store.open(store.folder).derived_state == "current"
+    resumed = Store.rebuild(store.folder, encoder=other)  # as after an interruption
+    assert sorted(resumed.table(["id"])["id"].to_pylist()) == ["a", "b"]
+    resumed.append(items(make_gaussians(1, 4, 2), ids=["c"]))
+    resumed.publish()
+    opened = Store.open(store.folder)
+    assert opened.encoder == other
+    assert opened.derived_state == "current"
+    assert hit_ids(opened, make_gaussians(1, 4, 2), 1, rank_by="cosine") == [["c"]]
+    assert [path.name for path in store.folder.glob("items-*")] == ["items-ffffffff.lance"]
+
+
+def test_an_index_is_rebuilt_with_the_encoder_that_it_has(tmp_path: Path) -> None:
+    store = filled_store(tmp_path)
+    for _ in range(2):
+        staged = Store.rebuild(store.folder, encoder=record())
+        assert staged.count() == 0
+        staged.append(items(make_gaussians(3, 8, 5)))
+        staged.publish()
+        assert Store.open(store.folder).count() == 3
+        assert len(list(store.folder.glob("items-*"))) == 1
+
+
+def test_a_store_that_was_rebuilt_with_another_encoder_takes_no_more_of_the_old(
+    tmp_path: Path,
+) -> None:
+    store = filled_store(tmp_path)
+    assert store.count() == 20
+    Store.rebuild(store.folder, encoder=record(fingerprint="f" * 64)).publish()
+    with pytest.raises(EncoderMismatch, match="--rebuild"):
+        store.append(items(make_gaussians(1, 8, 5), ids=["new"]))
+    assert store.count() == 20  # what it has read stays readable
+    assert store.reload()
+    assert store.count() == 0
+    assert store.encoder.fingerprint == "f" * 64
