@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from prolip_search.errors import EncoderMismatch, IndexDamaged, IndexExists, QueryError
+from prolip_search.errors import (
+    EncoderMismatch,
+    IndexDamaged,
+    IndexExists,
+    IndexTooNew,
+    QueryError,
+)
 from prolip_search.indexes.durable import writes
 from prolip_search.indexes.lock import WriterLock
 from prolip_search.indexes.manifest import (
@@ -93,7 +99,7 @@ class Store(IndexReader):
         folder = Path(folder)
         try:
             taken = {read_manifest(folder).items_table}
-        except IndexDamaged:  # a rebuild is the cure for that; any table may be the one in use
+        except (IndexDamaged, IndexTooNew):  # a rebuild is the cure; any table may be in use
             taken = {path.name for path in folder.iterdir() if ITEMS_TABLE.fullmatch(path.name)}
         name = items_table_name(encoder.fingerprint, taken=taken)
         store = cls(folder, Manifest(encoder=encoder, items_table=name))

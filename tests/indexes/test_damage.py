@@ -215,8 +215,11 @@ def test_an_items_table_of_another_dimension_is_a_clear_error(store: Store) -> N
         Store.open(store.folder).count()
 
 
-def test_a_damaged_index_can_be_rebuilt(store: Store, tmp_path: Path) -> None:
-    (store.folder / "manifest.json").write_text("{")
+@pytest.mark.parametrize("manifest", ["{", '{"format_version": 2}'])
+def test_an_index_that_cannot_be_opened_can_be_rebuilt(
+    store: Store, tmp_path: Path, manifest: str
+) -> None:
+    (store.folder / "manifest.json").write_text(manifest)
     fresh = new_store(tmp_path / "model")
     rebuilt = Store.rebuild(store.folder, encoder=fresh.encoder)
     rebuilt.append(items(make_gaussians(40, 8, 0)))
