@@ -157,8 +157,12 @@ class FlatIndex:
             parameters.sel = selector
 
         def scan(some: Floats) -> tuple[Floats, Ints]:
-            faiss.omp_set_num_threads(1)  # a setting of the calling thread alone
-            return self._index.search(some, k, params=parameters)  # type: ignore[no-any-return]  # FAISS
+            before = faiss.omp_get_max_threads()  # of this thread; a program may have set it
+            faiss.omp_set_num_threads(1)
+            try:
+                return self._index.search(some, k, params=parameters)  # type: ignore[no-any-return]  # FAISS
+            finally:
+                faiss.omp_set_num_threads(before)
 
         n_products = n_queries * self.n_rows * self._index.d
         n_threads = min(_ALL_THREADS, n_queries // BLAS_FROM_QUERIES, n_products // SMALL_JOB)

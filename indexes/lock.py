@@ -31,11 +31,6 @@ class WriterLock:
         self._file = -1
         self._clean = True
 
-    @property
-    def held(self) -> bool:
-        """Whether this object holds the lock."""
-        return self._depth > 0
-
     def acquire(self) -> bool:
         """Takes the lock; True when the writer before us did not end cleanly.
 
