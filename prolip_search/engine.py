@@ -12,12 +12,11 @@ from typing import Any
 import numpy as np
 from PIL.Image import Image
 
-from prolip_search import rebuilding
 from prolip_search.changes import relative_path
 from prolip_search.distances import inclusion
 from prolip_search.encoders.loading import MINI, Runtime, load_encoder
 from prolip_search.encoders.protocol import Encoder
-from prolip_search.errors import EncoderMismatch, QueryError
+from prolip_search.errors import EncoderMismatch, IndexNotFound, QueryError
 from prolip_search.gaussians import Gaussians
 from prolip_search.indexes.manifest import MANIFEST_NAME, EncoderRecord
 from prolip_search.indexes.ranking import RankBy
@@ -133,10 +132,15 @@ class SearchEngine:
         """
         folder = Path(os.path.realpath(folder))
         encoder = _loaded(encoder, runtime)
-        store = rebuilding.begin(folder, _record(encoder))
+        try:
+            store = Store.rebuild(folder, encoder=_record(encoder))
+        except IndexNotFound:
+            store = cls.create(folder, encoder=encoder, runtime=runtime).store
+        # What was left out before is looked at again: this encoder, or this version, may read it.
+        store.forget_skipped(store.skipped()["path"].to_pylist())
         fresh = cls(store, encoder=encoder, runtime=runtime)
         report = fresh.index(paths, batch_size=batch_size, progress=progress)
-        fresh.store = rebuilding.finish(store, folder)
+        store.publish()
         return fresh, report
 
     def add(

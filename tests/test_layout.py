@@ -22,7 +22,7 @@ LAYERS = (
     {"train"},
     {"engine"},
     {"indexing"},
-    {"ingestion", "queries", "rebuilding", "status"},
+    {"ingestion", "queries", "status"},
     {"indexes", "confidence", "encoders", "images", "changes", "results", "testing"},
     {"distances", "metrics", "files"},
     {"gaussians"},
