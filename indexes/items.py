@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from prolip_search.errors import IndexDamaged, QueryError
 from prolip_search.indexes.durable import reason_of, writes
-from prolip_search.indexes.schema import checksums, items_schema
+from prolip_search.indexes.schema import ADDED, checksums, folders_of, in_schema, items_schema
 from prolip_search.indexes.stamp import latest_stamp
 
 # Ids per IN (…) list: a predicate stays far below what Lance's SQL parser minds.
@@ -60,6 +60,8 @@ class ItemsTable:
             schema, has_stable_row_ids = dataset.schema, dataset.has_stable_row_ids
         # Columns that somebody added are let be: they are kept, not read, and null in new rows.
         for field in items_schema(dim):
+            if field.name in ADDED and field.name not in schema.names:
+                continue
             if field.name not in schema.names or schema.field(field.name) != field:
                 raise _damaged(path, f"it has no column {field.name!r} of type {field.type}")
         if not has_stable_row_ids:
@@ -83,6 +85,11 @@ class ItemsTable:
                 f"({len(taken)} of {len(rows)} are). Remove it first, or choose another."
             )
         with writes("new items", self.path.parent):
+            # Of an older table: a commit that touches the list of columns and no row.
+            lacking = [name for name in ADDED if name not in self._dataset.schema.names]
+            if lacking:
+                schema = items_schema(self.dim)
+                self._dataset.add_columns(pa.schema([schema.field(name) for name in lacking]))
             self._dataset = lance.write_dataset(rows, self._dataset, mode="append")
 
     def delete(self, ids: Sequence[str]) -> int:
@@ -106,9 +113,11 @@ class ItemsTable:
         moved = moved.filter(pc.is_in(moved["id"], pa.array(sorted(present), pa.string())))
         if len(moved) == 0:
             return 0
+        moved = moved.select(["id", "path", "mtime_ns"])
+        if "folder" in self._dataset.schema.names:
+            moved = moved.append_column("folder", folders_of(moved["path"]))
         schema = items_schema(self.dim)
-        fields = [schema.field(name) for name in ("id", "path", "mtime_ns")]
-        source = moved.select(["id", "path", "mtime_ns"]).cast(pa.schema(fields))
+        source = moved.cast(pa.schema([schema.field(name) for name in moved.column_names]))
         with writes("moved items", self.path.parent):
             self._dataset.merge_insert("id").when_matched_update_all().execute(source)
         return len(moved)
@@ -126,9 +135,13 @@ class ItemsTable:
         Raises IndexDamaged when a row is not what was written.
         """
         predicate = f"_row_last_updated_at_version > {newer_than}" if newer_than else None
-        table = self._read(columns=items_schema(self.dim).names, filter=predicate, with_row_id=True)
+        schema = items_schema(self.dim)
+        present = [name for name in schema.names if name in self._dataset.schema.names]
+        table = self._read(columns=present, filter=predicate, with_row_id=True)
         self._verify(table)
-        return _with_row_id_first(table)
+        row_ids = table["_rowid"].cast(pa.int64())
+        table = in_schema(table.drop_columns("_rowid"), schema)
+        return _ordered_by(row_ids, table)
 
     def _verify(self, rows: pa.Table) -> None:
         """Compares checksums; a row that another program wrote without one is taken as it is."""
@@ -183,12 +196,12 @@ def _refuse_if_made(path: Path) -> None:
         )
 
 
-def _with_row_id_first(table: pa.Table) -> pa.Table:
-    row_ids = table["_rowid"].cast(pa.int64())
-    table = table.drop_columns("_rowid").add_column(0, "row_id", row_ids)
-    row_ids = row_ids.to_numpy()
-    if len(row_ids) > 1 and (row_ids[1:] < row_ids[:-1]).any():
-        table = table.take(np.argsort(row_ids))
+def _ordered_by(row_ids: pa.ChunkedArray, table: pa.Table) -> pa.Table:
+    """`table` with `row_id` as its first column, in ascending order of it."""
+    table = table.add_column(0, "row_id", row_ids)
+    numbers = row_ids.to_numpy()
+    if len(numbers) > 1 and (numbers[1:] < numbers[:-1]).any():
+        table = table.take(np.argsort(numbers))
     return table
 
 

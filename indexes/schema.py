@@ -13,7 +13,18 @@ from prolip_search.errors import DimensionMismatch, QueryError
 from prolip_search.gaussians import Gaussians
 
 KINDS = ("image", "text")
-COMPUTED = ("uncertainty", "checksum")
+COMPUTED = ("folder", "uncertainty", "checksum")
+# Columns that joined format version 1 later: a table or a derived file without them is as good as
+# one in which they are null, and the first append adds them (FORMAT.md, "Columns that came later").
+ADDED = (
+    "folder",
+    "camera_make",
+    "camera_model",
+    "orientation",
+    "latitude",
+    "longitude",
+    "altitude_m",
+)
 CHECKSUM_BLOCK = 4096  # rows
 
 
@@ -33,6 +44,13 @@ def items_schema(dim: int) -> pa.Schema:
             pa.field("height", pa.int32()),
             pa.field("format", pa.string()),
             pa.field("taken_at", pa.timestamp("us")),
+            pa.field("folder", pa.string()),
+            pa.field("camera_make", pa.string()),
+            pa.field("camera_model", pa.string()),
+            pa.field("orientation", pa.int32()),
+            pa.field("latitude", pa.float64()),
+            pa.field("longitude", pa.float64()),
+            pa.field("altitude_m", pa.float64()),
             pa.field("mean", vector, nullable=False),
             pa.field("log_variance", vector, nullable=False),
             pa.field("uncertainty", pa.float32(), nullable=False),
@@ -40,6 +58,27 @@ def items_schema(dim: int) -> pa.Schema:
             pa.field("checksum", pa.uint32()),
         ]
     )
+
+
+def folders_of(paths: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
+    """The album that each path lies in: all before its last slash, "" at the root."""
+    return pc.replace_substring_regex(paths, r"/?[^/]*$", "")
+
+
+def in_schema(rows: pa.Table | pa.RecordBatch, schema: pa.Schema) -> pa.Table | pa.RecordBatch:
+    """`rows` with the columns of `schema`, null in those of ADDED that they lack.
+
+    Raises KeyError for any other column that is not there, ValueError for one of another type.
+    """
+    if rows.schema.equals(schema):
+        return rows
+    columns = [
+        pa.nulls(rows.num_rows, field.type)
+        if field.name in ADDED and field.name not in rows.schema.names
+        else rows.column(field.name)
+        for field in schema
+    ]
+    return type(rows).from_arrays(columns, schema=schema)
 
 
 def vectors_of(column: pa.Array | pa.ChunkedArray, dim: int) -> NDArray[np.float32]:
@@ -52,7 +91,7 @@ def vectors_of(column: pa.Array | pa.ChunkedArray, dim: int) -> NDArray[np.float
 
 
 def checked_rows(rows: pa.Table, dim: int) -> pa.Table:
-    """`rows` in the table's schema, with `uncertainty` and `checksum` computed.
+    """`rows` in the table's schema, with `folder`, `uncertainty` and `checksum` computed.
 
     Columns that may be null may be left out. Raises QueryError for columns, kinds or ids that do
     not fit, InvalidGaussians for vectors that are not Gaussians.
@@ -87,6 +126,8 @@ def checked_rows(rows: pa.Table, dim: int) -> pa.Table:
         vectors_of(columns[schema.get_field_index("log_variance")], dim),
     )
     columns[schema.get_field_index("uncertainty")] = pa.array(gaussians.uncertainty, pa.float32())
+    paths = columns[schema.get_field_index("path")]
+    columns[schema.get_field_index("folder")] = folders_of(paths)
     checked = pa.Table.from_arrays(columns, schema=schema)
     at = schema.get_field_index("checksum")
     checked = checked.set_column(at, schema.field(at), pa.array(checksums(checked, dim)))

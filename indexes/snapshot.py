@@ -26,7 +26,7 @@ from prolip_search.indexes.durable import (
     writes,
 )
 from prolip_search.indexes.row_batches import RowBatches
-from prolip_search.indexes.schema import items_schema, vectors_of
+from prolip_search.indexes.schema import in_schema, items_schema, vectors_of
 from prolip_search.indexes.stamp import TableStamp
 
 POINTER_NAME = "csd.json"
@@ -107,14 +107,18 @@ def read_snapshot(folder: Path, *, items_table: str, dim: int) -> Snapshot | Non
         rows_path = _checked_file(folder, pointer["rows"])
         index = FlatIndex.read(index_path, n_rows=n_rows, width=padded_width(dim))
         reader = pa.ipc.open_file(pa.memory_map(str(rows_path)))
-        batches = [reader.get_batch(number) for number in range(reader.num_record_batches)]
+        schema = rows_schema(dim)
+        batches = [
+            in_schema(reader.get_batch(number), schema)
+            for number in range(reader.num_record_batches)
+        ]
     except IndexDamaged:
         raise
     except (KeyError, TypeError, ValueError, OverflowError, OSError, RuntimeError) as error:
         raise _damaged(path, f"{type(error).__name__}: {error}") from error
-    rows = RowBatches(batches, reader.schema)
-    if not reader.schema.equals(rows_schema(dim)) or len(rows) != n_rows:
-        raise _damaged(rows_path, "its columns or rows are not those of this index")
+    rows = RowBatches(batches, schema)
+    if len(rows) != n_rows:
+        raise _damaged(rows_path, "its rows are not those of this index")
     return Snapshot(stamp, rows, index)
 
 

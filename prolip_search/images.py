@@ -7,20 +7,18 @@ module. What a file is, is decided by its content: its name only made it a candi
 from __future__ import annotations
 
 import io
-import struct
 import threading
 import warnings
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageFile
 
 from prolip_search.errors import UnreadableImage
+from prolip_search.exif import CODEC_ERRORS, Exif, read_exif
 from prolip_search.files import read_file
 
 # The readers that may see a stranger's bytes. Pillow knows more (one of them starts Ghostscript).
@@ -43,26 +41,6 @@ LARGE_PIXELS = 50_000_000  # from here on pictures are decoded one at a time, to
 # A JPEG of 12 megapixels takes 91 ms in full, 14 ms at 2, 9 ms at 1 (benchmarks/decoding.py).
 DRAFT_FACTOR = 2
 
-# Pillow has no one error for "these bytes are not what they say"; its readers raise all of these.
-CODEC_ERRORS = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    TypeError,
-    LookupError,
-    EOFError,
-    ArithmeticError,
-    AttributeError,
-    AssertionError,
-    RuntimeError,
-    MemoryError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-)
-
-EXIF_ORIENTATION, EXIF_POINTER = 0x0112, 0x8769
-EXIF_TIMES = (0x9003, 0x9004)  # DateTimeOriginal, DateTimeDigitized
 TO_UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -80,14 +58,14 @@ _one_large_picture = threading.Lock()
 class Picture:
     """A decoded picture: upright RGB pixels, maybe scaled down, and facts of the original.
 
-    width, height: pixels of the original, upright. taken_at: camera time, without a zone.
+    width, height: pixels of the original, upright.
     """
 
     pixels: Image.Image
     width: int
     height: int
     format: str
-    taken_at: datetime | None
+    exif: Exif
 
 
 def decode(data: bytes, path: Path, *, min_side: int, max_pixels: int = MAX_PIXELS) -> Picture:
@@ -113,12 +91,12 @@ def decode(data: bytes, path: Path, *, min_side: int, max_pixels: int = MAX_PIXE
             pixels = _to_rgb(image)
     except CODEC_ERRORS as error:
         raise _damage(path, error) from error
-    orientation, taken_at = _read_exif(image)
-    if orientation in TO_UPRIGHT:
-        pixels = pixels.transpose(TO_UPRIGHT[orientation])
-        if orientation >= 5:
+    exif = read_exif(image)
+    if exif.orientation in TO_UPRIGHT:
+        pixels = pixels.transpose(TO_UPRIGHT[exif.orientation])
+        if exif.orientation >= 5:
             width, height = height, width
-    return Picture(pixels, width, height, str(image.format), taken_at)
+    return Picture(pixels, width, height, str(image.format), exif)
 
 
 def read_image(path: Path, *, min_side: int) -> Picture:
@@ -208,21 +186,3 @@ def _to_8_bits(image: Image.Image) -> Image.Image:
         low, high = 0.0, 1.0
     scaled = np.nan_to_num((values - low) / max(high - low, 1e-300), nan=0, posinf=1, neginf=0)
     return Image.fromarray((scaled.clip(0, 1) * 255 + 0.5).astype(np.uint8))
-
-
-def _read_exif(image: Image.Image) -> tuple[int, datetime | None]:
-    """(orientation 1-8, camera time); damaged EXIF counts as none, the picture is still good."""
-    try:
-        exif = image.getexif()
-        orientation = exif.get(EXIF_ORIENTATION, 1)
-        times = exif.get_ifd(EXIF_POINTER) if EXIF_POINTER in exif else {}
-    except CODEC_ERRORS:
-        return 1, None
-    taken_at = None
-    for tag in EXIF_TIMES:
-        try:
-            text = str(times.get(tag, "")).strip("\x00 ")
-            taken_at = taken_at or datetime.strptime(text, "%Y:%m:%d %H:%M:%S")
-        except ValueError:
-            continue
-    return orientation if orientation in TO_UPRIGHT else 1, taken_at

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import chain
 from typing import Any, TypeVar
@@ -33,8 +33,6 @@ from prolip_search.indexes.store import Store
 BATCH_SIZE = 256  # photos per commit: what a kill can cost
 ENCODE_SIZE = 32  # photos the encoder sees at once: more gains nothing on a CPU, and takes memory
 READ_AHEAD = 2 * ENCODE_SIZE  # prepared photos that may wait for the encoder
-
-FACTS = ("width", "height", "format", "taken_at")  # of a Picture, kept in the index
 
 Progress = Callable[[int, int], None]  # photos done, photos to do
 R = TypeVar("R")
@@ -114,7 +112,8 @@ class Ingestion:
             picture = decode(data, path, min_side=encoder.image_size)
         except UnreadableImage as error:
             return error
-        facts = {name: getattr(picture, name) for name in FACTS}
+        facts = {"width": picture.width, "height": picture.height, "format": picture.format}
+        facts |= asdict(picture.exif)
         return _Photo(digest, encoder.prepare_image(picture.pixels), facts)
 
     def _is_gone(self, row: StoredFile) -> bool:

@@ -76,10 +76,10 @@ def test_camera_time_is_read_and_a_broken_one_ignored() -> None:
     exif = Image.Exif()
     exif.get_ifd(0x8769)[0x9003] = "2019:07:14 18:03:59"
     picture = decode(encoded(gradient(), "JPEG", exif=exif), NOWHERE, min_side=64)
-    assert picture.taken_at == datetime(2019, 7, 14, 18, 3, 59)
+    assert picture.exif.taken_at == datetime(2019, 7, 14, 18, 3, 59)
     exif.get_ifd(0x8769)[0x9003] = "0000:00:00 00:00:00"
     picture = decode(encoded(gradient(), "JPEG", exif=exif), NOWHERE, min_side=64)
-    assert picture.taken_at is None
+    assert picture.exif.taken_at is None
 
 
 def test_a_large_jpeg_is_decoded_smaller_but_never_below_twice_the_side_asked_for() -> None:
@@ -164,7 +164,7 @@ def test_too_many_pixels_are_refused_from_the_header() -> None:
 def test_damaged_exif_does_not_cost_the_picture() -> None:
     exif = b"Exif\x00\x00MM\x00\x2a\xff\xff\xff\xff" + bytes(20)
     picture = decode(encoded(gradient(), "JPEG", exif=exif), NOWHERE, min_side=64)
-    assert (picture.width, picture.taken_at) == (64, None)
+    assert (picture.width, picture.exif.taken_at) == (64, None)
 
 
 def test_animations_give_their_first_frame() -> None:

@@ -69,6 +69,31 @@ def test_everything_is_indexed_once_and_nothing_twice(engine: SearchEngine, phot
     assert n_encoded(engine) == 6
 
 
+def test_what_the_camera_wrote_is_kept(engine: SearchEngine, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x010F], exif[0x0110], exif[0x0112] = "Canon", "EOS R5", 6
+    exif.get_ifd(0x8825).update({1: "N", 2: (45.0, 30.0, 0.0), 3: "W", 4: (7.0, 15.0, 0.0)})
+    (tmp_path / "album").mkdir()
+    Image.new("RGB", (32, 24), "red").save(tmp_path / "album/photo.jpg", exif=exif)
+    engine.index(tmp_path / "album")
+    columns = ["folder", "format", "width", "height", "orientation", "camera_make"]
+    columns += ["camera_model", "latitude", "longitude", "altitude_m", "taken_at"]
+    row = engine.store.table(columns).to_pylist()[0]
+    assert row == {
+        "folder": "album",
+        "format": "JPEG",
+        "width": 24,  # upright
+        "height": 32,
+        "orientation": 6,
+        "camera_make": "Canon",
+        "camera_model": "EOS R5",
+        "latitude": 45.5,
+        "longitude": -7.25,
+        "altitude_m": None,
+        "taken_at": None,
+    }
+
+
 def test_only_what_is_new_or_changed_is_encoded(engine: SearchEngine, photos: Path) -> None:
     engine.index(photos)
     draw(photos / "pink.png", "pink")

@@ -24,7 +24,7 @@ LAYERS = (
     {"indexing"},
     {"ingestion", "queries", "status"},
     {"indexes", "confidence", "encoders", "images", "changes", "results", "testing"},
-    {"distances", "metrics", "files"},
+    {"distances", "metrics", "files", "exif"},
     {"gaussians"},
     {"errors"},
 )

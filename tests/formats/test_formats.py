@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from prolip_search.distances import MatchLogit
+from prolip_search.indexes.schema import ADDED
 from prolip_search.indexes.store import INDEX_FOLDER, Store
 from tests.conftest import make_gaussians
 from tests.indexes.building import FINGERPRINT, hit_ids, items
@@ -74,6 +76,25 @@ def test_a_store_of_version_1_takes_new_items(v1: Store) -> None:
     opened = Store.open(v1.folder)
     assert opened.count() == 11
     assert opened.row_of_path("elsewhere") == opened.row_of("item-1")
+
+
+def test_columns_that_came_later_are_null_and_join_with_the_first_new_item(v1: Store) -> None:
+    columns = ["id", "path", *ADDED]
+    before = v1.table(columns).sort_by("id")
+    for name in ADDED:
+        assert before[name].null_count == len(before)
+    v1.move(pa.table({"id": ["item-1"], "path": ["album/1.jpg"], "mtime_ns": [1]}))
+    new = items(make_gaussians(1, 8, 3), ids=["new"], camera_make=["Canon"], latitude=[45.5])
+    v1.append(new)
+    expected = dict.fromkeys(ADDED) | {"folder": "", "camera_make": "Canon", "latitude": 45.5}
+    for _ in range(2):
+        row = v1.rows([v1.row_of("new")], ADDED).to_pylist()
+        assert row == [expected]
+        after = v1.table(columns).filter(pc.not_equal(v1.table(["id"])["id"], "new"))
+        assert after.drop_columns("path").sort_by("id") == before.drop_columns("path")
+        v1.refresh_index()
+    v1.move(pa.table({"id": ["item-1"], "path": ["album/2.jpg"], "mtime_ns": [2]}))
+    assert v1.rows([v1.row_of("item-1")], ["folder"]).to_pylist() == [{"folder": "album"}]
 
 
 def test_the_derived_files_of_version_1_are_read_and_not_only_rebuilt(v1: Store) -> None:

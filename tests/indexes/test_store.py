@@ -156,6 +156,17 @@ def test_a_moved_item_keeps_its_row_its_gaussian_and_all_else(tmp_path: Path) ->
         assert hit_ids(store, gaussian, 1) == [["item-7"]]
 
 
+def test_the_folder_of_an_item_is_that_of_its_path(tmp_path: Path) -> None:
+    store = new_store(tmp_path)
+    paths = ["a.jpg", "x/b.jpg", "../x/y y/c\nd.jpg", None]
+    store.append(items(make_gaussians(4, 8, 0), path=pa.array(paths, pa.string())))
+    store.move(pa.table({"id": ["item-1"], "path": ["z/b.jpg"], "mtime_ns": [1]}))
+    for _ in range(2):
+        table = store.table(["id", "folder"]).sort_by("id")
+        assert table["folder"].to_pylist() == ["", "z", "../x/y y", None]
+        store.refresh_index()
+
+
 def test_an_item_that_would_move_to_two_places_is_refused(tmp_path: Path) -> None:
     store = filled_store(tmp_path)
     with pytest.raises(QueryError, match="each id once"):
