@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 from PIL import Image
 
@@ -38,6 +38,12 @@ CAMERA_MAKE, CAMERA_MODEL, ORIENTATION = 0x010F, 0x0110, 0x0112
 CAMERA_FOLDER, GPS_FOLDER = 0x8769, 0x8825
 TIMES = (0x9003, 0x9004)  # DateTimeOriginal, DateTimeDigitized
 LATITUDE_REF, LATITUDE, LONGITUDE_REF, LONGITUDE, ALTITUDE_REF, ALTITUDE = range(1, 7)
+Axis = Literal["latitude", "longitude"]
+SIGNS: dict[Axis, dict[str, int]] = {
+    "latitude": {"N": 1, "S": -1},
+    "longitude": {"E": 1, "W": -1},
+}
+LIMITS: dict[Axis, int] = {"latitude": 90, "longitude": 180}
 LONGEST_NAME = 100  # characters of a camera's name that are kept
 
 
@@ -67,8 +73,8 @@ def read_exif(image: Image.Image) -> Exif:
     except CODEC_ERRORS:
         return Exif()
     gps = _folder(main, GPS_FOLDER)
-    latitude = _degrees(gps.get(LATITUDE), gps.get(LATITUDE_REF), "NS", 90)
-    longitude = _degrees(gps.get(LONGITUDE), gps.get(LONGITUDE_REF), "EW", 180)
+    latitude = _degrees(gps.get(LATITUDE), gps.get(LATITUDE_REF), "latitude")
+    longitude = _degrees(gps.get(LONGITUDE), gps.get(LONGITUDE_REF), "longitude")
     if latitude is None or longitude is None:  # half a place is none
         latitude = longitude = None
     return Exif(
@@ -106,13 +112,13 @@ def _time(camera: Mapping[int, Any]) -> datetime | None:
     return None
 
 
-def _degrees(value: Any, reference: Any, signs: str, limit: int) -> float | None:
+def _degrees(value: Any, reference: Any, axis: Axis) -> float | None:
     """Degrees, minutes and seconds with N, S, E or W -> signed degrees."""
     try:
         degrees, minutes, seconds = (float(part) for part in value)
         angle = degrees + minutes / 60 + seconds / 3600
-        letter = str(reference).strip("\x00 ").upper()
-        return math.copysign(angle, 0.5 - signs.index(letter)) if 0 <= angle <= limit else None
+        sign = SIGNS[axis][str(reference).strip("\x00 ").upper()]
+        return sign * angle if 0 <= angle <= LIMITS[axis] else None
     except CODEC_ERRORS:
         return None
 
