@@ -10,10 +10,11 @@ import typer
 
 import prolip_search
 from prolip_search.cli.terminal import note, shown_path
-from prolip_search.errors import IndexNotFound
+from prolip_search.errors import IndexNotFound, QueryError
 
 if TYPE_CHECKING:
     from prolip_search.engine import SearchEngine
+    from prolip_search.indexes.filters import Filter
 
 INDEX_FOLDER = ".prolip-search"
 
@@ -44,6 +45,56 @@ Null = Annotated[
 Thumbnails = Annotated[
     bool, typer.Option("--thumbnails", help="Show the photos, where the terminal can.")
 ]
+
+Where = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SQL",
+        help="Only photos of which this is true, such as \"taken_at >= '2024-06-01' AND "
+        'width > 2000".',
+    ),
+]
+After = Annotated[
+    str | None,
+    typer.Option(metavar="DATE", help="Taken then or later: 2024, 2024-06, 2024-06-01 …"),
+]
+Before = Annotated[str | None, typer.Option(metavar="DATE", help="Taken before then.")]
+In = Annotated[
+    Path | None, typer.Option("--in", metavar="FOLDER", help="Photos at or under that folder.")
+]
+Near = Annotated[
+    str | None,
+    typer.Option(
+        metavar="LAT,LON,KM", help="Taken so near to a place: degrees, north and east positive."
+    ),
+]
+
+
+def chosen_filter(
+    where: str | None,
+    after: str | None,
+    before: str | None,
+    folder: Path | None,
+    near: str | None,
+) -> Filter | None:
+    """What the options above ask for together; None where none was given. Raises QueryError."""
+    if (where, after, before, folder, near) == (None,) * 5:
+        return None  # a query without a filter need not import what filters are made of
+    return prolip_search.Filter(
+        where=where,
+        after=after,
+        before=before,
+        folder=None if folder is None else folder.absolute(),
+        near=None if near is None else _place(near),
+    )
+
+
+def _place(near: str) -> tuple[float, float, float]:
+    try:
+        latitude, longitude, km = (float(part) for part in near.split(","))
+    except ValueError as error:
+        raise QueryError(f"A place is LAT,LON,KM, such as 47.37,8.54,25; not {near!r}.") from error
+    return latitude, longitude, km
 
 
 def index_folder(index: Path | None) -> Path | None:

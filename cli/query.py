@@ -31,6 +31,11 @@ def query(
     ] = None,
     top: options.Top = 10,
     offset: Annotated[int, typer.Option(min=0, help="Leave out that many better results.")] = 0,
+    where: options.Where = None,
+    after: options.After = None,
+    before: options.Before = None,
+    folder: options.In = None,
+    near: options.Near = None,
     rank_by: options.RankBy = "csd",
     json: options.Json = False,
     jsonl: options.JsonLines = False,
@@ -49,12 +54,15 @@ def query(
             'Ask with words or with a picture: `prolip-search query "a dog in the snow"`, or '
             "`prolip-search query --image FILE`."
         )
+    chosen = options.chosen_filter(where, after, before, folder, near)
     form = Form.of(json=json, jsonl=jsonl, null=null, thumbnails=thumbnails)
     engine = options.open_engine(index, runtime)
     many = words == ["-"]
     one = image if image is not None else " ".join(words)
     asked = _lines() if many else iter([one])
-    answers = (engine.search(each, top, rank_by=rank_by, offset=offset) for each in asked)
+    answers = (
+        engine.search(each, top, rank_by=rank_by, offset=offset, where=chosen) for each in asked
+    )
     if not print_answers(answers, form, many=many):
         raise typer.Exit(1)
 

@@ -88,6 +88,13 @@ def augmented_queries(mean: Floats, *, with_uncertainty: bool) -> Floats:
     return rows
 
 
+def rounding_of(width: int) -> float:
+    """The ε of `CsdIndex.rounding` for float32 products of rows of width P, however summed."""
+    # A sum of P products errs by at most about P · 2⁻²⁴ in any order of summation; two more
+    # roundings are those of the last coordinate.
+    return (width + 2) * 2.0**-24 * 1.01
+
+
 class FlatIndex:
     """Every row compared with every query: exact up to the rounding of float32."""
 
@@ -135,9 +142,7 @@ class FlatIndex:
 
     @property
     def rounding(self) -> float:
-        # A float32 sum of P products errs by at most about P · 2⁻²⁴ in any order of summation; two
-        # more roundings are those of the last coordinate.
-        return float((self._index.d + 2) * 2.0**-24 * 1.01)
+        return rounding_of(self._index.d)
 
     def search(
         self, queries: Floats, k: int, allowed: NDArray[np.bool_] | None

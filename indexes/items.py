@@ -55,7 +55,7 @@ class ItemsTable:
     @classmethod
     def open(cls, path: Path, dim: int) -> ItemsTable:
         """The table at its newest version. Raises IndexDamaged."""
-        with _reads(path):
+        with reads(path):
             dataset = lance.dataset(str(path))
             schema, has_stable_row_ids = dataset.schema, dataset.has_stable_row_ids
         # Columns that somebody added are let be: they are kept, not read, and null in new rows.
@@ -167,12 +167,12 @@ class ItemsTable:
                 leftover.unlink(missing_ok=True)
 
     def _read(self, **how: Any) -> pa.Table:
-        with _reads(self.path):
+        with reads(self.path):
             return self._dataset.scanner(**how).to_table()
 
 
 @contextlib.contextmanager
-def _reads(path: Path) -> Iterator[None]:
+def reads(path: Path) -> Iterator[None]:
     """Turns whatever Lance does on bytes that it cannot read into one IndexDamaged."""
     try:
         yield

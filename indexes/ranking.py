@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from prolip_search.distances import Arrays, membership_rows
 from prolip_search.errors import DimensionMismatch, QueryError
 from prolip_search.gaussians import Gaussians
-from prolip_search.indexes.csd_index import augmented_queries
+from prolip_search.indexes.csd_index import BLAS_FROM_QUERIES, augmented_queries
+from prolip_search.indexes.row_scan import best_of_rows, rounding_of_scan
 from prolip_search.indexes.schema import KINDS
 from prolip_search.indexes.view import IndexPart, View
 
@@ -26,6 +27,11 @@ Ints = NDArray[np.int64]
 
 # Candidates fetched beyond what is asked for, so that the proof nearly always succeeds at once.
 MARGIN = 24
+# Where a filter lets through a smaller share, its rows are compared one by one: an index would have
+# to be searched ever wider to meet enough of them.
+SCAN_SHARE = 0.05
+# In a batch, up to this share: FAISS takes no matrix products where a selector says which rows.
+BATCH_SCAN_SHARE = 0.5
 # Rows × dimensions measured at once by a membership scan: 8 MiB of float64.
 SCAN_ELEMENTS = 1 << 20
 
@@ -53,8 +59,9 @@ def search_view(
     kinds: Sequence[str],
     rank_by: RankBy,
     offset: int,
+    passing: NDArray[np.bool_] | None = None,
 ) -> Hits:
-    """Ranks the items of some kinds; see Store.search."""
+    """Ranks the items of some kinds that are in the mask `passing` [N]; see Store.search."""
     if k < 1 or offset < 0:
         raise QueryError(f"Ask for k >= 1 results from offset >= 0, not k={k}, offset={offset}.")
     if isinstance(kinds, str) or not kinds or not set(kinds) <= set(KINDS):
@@ -67,7 +74,7 @@ def search_view(
         row_id=np.full((len(queries), k), -1, np.int64),
         csd=np.full((len(queries), k), np.inf, np.float32),
     )
-    ranking = _Ranking(view, queries, frozenset(kinds), rank_by)
+    ranking = _Ranking(view, queries, frozenset(kinds), rank_by, passing)
     n = min(offset + k, ranking.n_allowed)
     if n > offset:
         best = ranking.by_membership(n) if rank_by == "membership" else ranking.by_index(n)
@@ -82,7 +89,12 @@ class _Ranking:
     """Some queries against one view. Positions are those of the view."""
 
     def __init__(
-        self, view: View, queries: Gaussians, kinds: frozenset[str], rank_by: RankBy
+        self,
+        view: View,
+        queries: Gaussians,
+        kinds: frozenset[str],
+        rank_by: RankBy,
+        passing: NDArray[np.bool_] | None,
     ) -> None:
         self._view = view
         self._queries = queries
@@ -90,6 +102,8 @@ class _Ranking:
         self._uncertainty = queries.uncertainty.astype(np.float64)  # [Q]
         self._with_uncertainty = rank_by == "csd"
         self._allowed = view.allowed(kinds)
+        if passing is not None:
+            self._allowed = passing if self._allowed is None else passing & self._allowed
         self.n_allowed = (
             len(view.rows) if self._allowed is None else int(np.count_nonzero(self._allowed))
         )
@@ -119,14 +133,22 @@ class _Ranking:
             part.index.n_rows if mask is None else int(np.count_nonzero(mask))
             for part, mask in zip(parts, masks, strict=True)
         ]
+        scanned = None
+        in_batch = len(self._queries) >= BLAS_FROM_QUERIES
+        share = BATCH_SCAN_SHARE if in_batch else SCAN_SHARE
+        if self._allowed is not None and self.n_allowed <= share * len(self._view.rows):
+            scanned = np.flatnonzero(self._allowed)
         measure = self.csd if self._with_uncertainty else self._negative_cosine
         pending = list(range(len(self._queries)))
         n_fetched = n + MARGIN
         while pending:
-            candidates = [
-                _Candidates.fetch(part, augmented[pending], min(n_fetched, size), mask, size)
-                for part, mask, size in zip(parts, masks, sizes, strict=True)
-            ]
+            if scanned is not None:
+                candidates = [_Candidates.scan(self._view, scanned, augmented[pending], n_fetched)]
+            else:
+                candidates = [
+                    _Candidates.fetch(part, augmented[pending], min(n_fetched, size), mask, size)
+                    for part, mask, size in zip(parts, masks, sizes, strict=True)
+                ]
             unproved = []
             for at, query in enumerate(pending):
                 positions = np.concatenate([found.positions[at] for found in candidates])
@@ -211,3 +233,12 @@ class _Candidates:
         lowest = scores[:, -1] if k else np.empty(len(queries), np.float32)
         positions = [found[found >= 0] + part.start for found in rows]
         return cls(positions, lowest, k >= size, part.index.rounding)
+
+    @classmethod
+    def scan(cls, view: View, positions: Ints, queries: NDArray[np.float32], k: int) -> _Candidates:
+        """The same without an index, from the rows at some positions."""
+        k = min(k, len(positions))
+        scores, found = best_of_rows(view.rows, view.uncertainty, positions, queries, k)
+        return cls(
+            list(found), scores[:, -1], k == len(positions), rounding_of_scan(queries.shape[1])
+        )

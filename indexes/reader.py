@@ -12,8 +12,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from prolip_search.errors import QueryError
 from prolip_search.gaussians import Gaussians
+from prolip_search.indexes.filters import Filter, passing
 from prolip_search.indexes.manifest import EncoderRecord, Manifest, read_manifest
 from prolip_search.indexes.ranking import Hits, RankBy, search_view
+from prolip_search.indexes.schema import KINDS
 from prolip_search.indexes.stamp import latest_stamp
 from prolip_search.indexes.view import DerivedState, View, load_view
 
@@ -100,22 +102,33 @@ class IndexReader:
         kinds: Sequence[str] = ("image",),
         rank_by: RankBy = "csd",
         offset: int = 0,
+        where: Filter | None = None,
     ) -> Hits:
         """The k nearest items of every query after the first `offset`, exactly, ties by id.
 
         queries [Q, D] -> row ids and CSD [Q, k], padded with −1 and infinity. rank_by: "csd", the
         default; "cosine" leaves the uncertainties out; "membership", by M(item | query), reads
-        every row. Costs one matrix product and k rows. Raises DimensionMismatch, QueryError.
+        every row. Costs one matrix product and k rows. where: only among the items that it lets
+        through, so that k are found wherever k exist. Raises DimensionMismatch, QueryError.
         """
+        view = self._view()
         return search_view(
-            self._view(),
+            view,
             queries,
             k,
             dim=self.encoder.dim,
             kinds=kinds,
             rank_by=rank_by,
             offset=offset,
+            passing=None if where is None else passing(view, where, self._row_ids_where),
         )
+
+    def count_where(self, where: Filter) -> int:
+        """How many items a filter lets through, of whatever kind. Raises QueryError."""
+        view = self._view()
+        mask = passing(view, where, self._row_ids_where)
+        allowed = view.allowed(frozenset(KINDS))
+        return int(np.count_nonzero(mask if allowed is None else mask & allowed))
 
     def rows(self, row_ids: ArrayLike, columns: Sequence[str]) -> pa.Table:
         """Some columns of some items, in the order of `row_ids`. Raises ItemNotFound."""
@@ -143,6 +156,12 @@ class IndexReader:
         if view is None:
             view = self._loaded = load_view(self.folder, self.manifest)
         return view
+
+    def _row_ids_where(self, view: View, where: str) -> NDArray[np.int64]:
+        # Imports Lance, which a query without an SQL filter does not need.
+        from prolip_search.indexes.where import row_ids_where
+
+        return row_ids_where(self.folder / self.manifest.items_table, view, where)
 
     def _positions(self, view: View, row_ids: ArrayLike) -> NDArray[np.int64]:
         return view.positions(np.asarray(row_ids, dtype=np.int64).reshape(-1))

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from prolip_search.errors import IndexDamaged, ItemNotFound
 from prolip_search.indexes.csd_index import CsdIndex
+from prolip_search.indexes.filters import Filter
 from prolip_search.indexes.manifest import Manifest
 from prolip_search.indexes.row_batches import RowBatches
 from prolip_search.indexes.snapshot import Snapshot, build_index, read_snapshot, rows_schema
@@ -57,6 +58,7 @@ class View:
         self.parts = parts
         self._alive = alive
         self._allowed: dict[frozenset[str], NDArray[np.bool_] | None] = {}
+        self.masks: dict[Filter, NDArray[np.bool_]] = {}  # of filters.passing
 
     def allowed(self, kinds: frozenset[str]) -> NDArray[np.bool_] | None:
         """[N]: which positions are alive and of these kinds; None when all of them are."""

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from prolip_search.engine import SearchEngine as SearchEngine
     from prolip_search.errors import ProlipSearchError as ProlipSearchError
     from prolip_search.gaussians import Gaussians as Gaussians
+    from prolip_search.indexes.filters import Filter as Filter
     from prolip_search.results import SearchResult as SearchResult
     from prolip_search.results import SearchResults as SearchResults
 
@@ -24,6 +25,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Encoder": "prolip_search.encoders.protocol",
+    "Filter": "prolip_search.indexes.filters",
     "Gaussians": "prolip_search.gaussians",
     "MatchLogit": "prolip_search.distances",
     "ProlipSearchError": "prolip_search.errors",
@@ -35,6 +37,7 @@ _HOMES = {
 
 __all__ = [
     "Encoder",
+    "Filter",
     "Gaussians",
     "MatchLogit",
     "ProlipSearchError",

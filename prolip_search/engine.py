@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from prolip_search.encoders.loading import MINI, Runtime, load_encoder
 from prolip_search.encoders.protocol import Encoder
 from prolip_search.errors import EncoderMismatch, IndexNotFound, QueryError
 from prolip_search.gaussians import Gaussians
+from prolip_search.indexes.filters import Filter
 from prolip_search.indexes.manifest import MANIFEST_NAME, EncoderRecord
 from prolip_search.indexes.ranking import RankBy
 from prolip_search.indexes.store import Store
@@ -191,14 +193,18 @@ class SearchEngine:
         kinds: Sequence[Kind] = ("image",),
         rank_by: RankBy = "csd",
         offset: int = 0,
+        where: str | Filter | None = None,
     ) -> SearchResults:
         """The k best items for a query, after the first `offset`.
 
         query: a text, a Path to a picture, a PIL image, a StoredItem, or Gaussians [1, D]. Ranking
-        by "csd" is exact; see Store.search for the others. Raises QueryError, ItemNotFound,
-        UnreadableImage, EncoderMismatch.
+        by "csd" is exact; see Store.search for the others. where: SQL such as
+        "taken_at >= '2024-06-01' AND width > 2000", or a Filter; k results come back whenever k
+        items meet it. Raises QueryError, ItemNotFound, UnreadableImage, EncoderMismatch.
         """
-        return self.search_many([query], k, kinds=kinds, rank_by=rank_by, offset=offset)[0]
+        return self.search_many(
+            [query], k, kinds=kinds, rank_by=rank_by, offset=offset, where=where
+        )[0]
 
     def search_many(
         self,
@@ -208,6 +214,7 @@ class SearchEngine:
         kinds: Sequence[Kind] = ("image",),
         rank_by: RankBy = "csd",
         offset: int = 0,
+        where: str | Filter | None = None,
     ) -> list[SearchResults]:
         """`search` for many queries, in order, encoded and ranked together."""
         if len(queries) == 0:
@@ -218,7 +225,12 @@ class SearchEngine:
         n_extra = int(any(row is not None for row in own))
         first = 0 if n_extra else offset
         hits = self.store.search(
-            gaussians, k + n_extra + offset - first, kinds=kinds, rank_by=rank_by, offset=first
+            gaussians,
+            k + n_extra + offset - first,
+            kinds=kinds,
+            rank_by=rank_by,
+            offset=first,
+            where=self._filter(where),
         )
         answers = []
         for i, query in enumerate(described):
@@ -229,7 +241,13 @@ class SearchEngine:
         return answers
 
     def similar(
-        self, path: str | Path, k: int = 10, *, rank_by: RankBy = "csd", offset: int = 0
+        self,
+        path: str | Path,
+        k: int = 10,
+        *,
+        rank_by: RankBy = "csd",
+        offset: int = 0,
+        where: str | Filter | None = None,
     ) -> SearchResults:
         """The k photos most like the one at `path`, itself left out; it need not be in the index.
 
@@ -241,11 +259,19 @@ class SearchEngine:
         query: QueryLike = path
         if row is not None:
             query = StoredItem(self.store.rows([row], ["id"])["id"][0].as_py())
-        return self.search(query, k, rank_by=rank_by, offset=offset)
+        return self.search(query, k, rank_by=rank_by, offset=offset, where=where)
 
     def status(self) -> IndexStatus:
         """What the index holds; needs no encoder."""
         return index_status(self.store)
+
+    def _filter(self, where: str | Filter | None) -> Filter | None:
+        """With its folder as paths of the index begin."""
+        chosen = Filter.of(where)
+        if chosen is None or chosen.folder is None:
+            return chosen
+        folder = os.path.realpath(self.store.root / chosen.folder)
+        return replace(chosen, folder=relative_path(Path(folder), self.store.root))
 
     def _answer(
         self,

@@ -101,6 +101,7 @@ def test_a_room_imports_only_what_stands_below_it() -> None:
 def test_the_public_names_are_these() -> None:
     assert sorted(prolip_search.__all__) == [
         "Encoder",
+        "Filter",
         "Gaussians",
         "MatchLogit",
         "ProlipSearchError",

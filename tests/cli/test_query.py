@@ -161,3 +161,47 @@ def test_similar_takes_photos_that_are_not_indexed(run: Run, indexed: Path, tmp_
     assert run("similar", tmp_path / "query.png", "-k", "1", "-0").out == "photos/blue.ppm\0"
     missing = run("similar", tmp_path / "nothing.png")
     assert (missing.status, missing.err.endswith("nothing.png: vanished\n")) == (2, True)
+
+
+def test_filters_narrow_what_is_searched(
+    run: Run, indexed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exif = Image.Exif()
+    exif.get_ifd(0x8769)[0x9003] = "2024:07:14 18:03:59"
+    exif.get_ifd(0x8825).update({1: "N", 2: (47.0, 22.0, 12.0), 3: "E", 4: (8.0, 32.0, 24.0)})
+    (indexed / "album").mkdir()
+    Image.new("RGB", (64, 48), "pink").save(indexed / "album/pink.jpg", exif=exif)
+    run("index", indexed)
+    pink = "photos/album/pink.jpg\0"
+    for options in (
+        ["--where", "width > 32 AND taken_at >= '2024-06-01'"],
+        ["--after", "2024-07"],
+        ["--before", "2024-08", "--where", "format = 'JPEG'"],
+        ["--in", "photos/album"],
+        ["--near", "47.3,8.5,20"],
+    ):
+        assert run("query", "green", "-0", *options).out == pink, options
+        assert run("similar", "photos/red.ppm", "-0", *options).out == pink, options
+    assert run("query", "red", "-0", "--in", "photos").out.count("\0") == 7
+    monkeypatch.chdir(indexed)
+    assert run("query", "red", "-0", "--in", "album").out == "album/pink.jpg\0"
+    nothing = run("query", "red", "--after", "2030")
+    assert (nothing.status, nothing.err) == (1, "Nothing matches.\n")
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--where", "widht > 2"], "did you mean 'width'?"),
+        (["--where", "width >"], "cannot be read"),
+        (["--after", "June"], "'June' is no date"),
+        (["--near", "47,8"], "A place is LAT,LON,KM"),
+        (["--near", "147,8,1"], "A place is a latitude"),
+    ],
+)
+def test_a_filter_that_makes_no_sense_is_one_line(
+    run: Run, indexed: Path, options: list[str], expected: str
+) -> None:
+    ran = run("query", "red", *options)
+    assert (ran.status, ran.out, ran.err.count("\n")) == (2, "", 1)
+    assert expected in ran.err

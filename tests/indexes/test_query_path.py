@@ -29,14 +29,25 @@ print(store.derived_state, sorted(loaded))
 """
 
 
-def query_in_a_fresh_process(store: Store) -> str:
-    command = [sys.executable, "-c", QUERY, str(store.folder)]
+def query_in_a_fresh_process(store: Store, query: str = QUERY) -> str:
+    command = [sys.executable, "-c", query, str(store.folder)]
     ended = subprocess.run(command, capture_output=True, text=True, check=True)
     return ended.stdout.strip()
 
 
 def test_a_query_of_an_up_to_date_index_loads_no_lance(tmp_path: Path) -> None:
     assert query_in_a_fresh_process(filled_store(tmp_path)) == "current []"
+
+
+def test_a_filter_loads_lance_only_for_sql(tmp_path: Path) -> None:
+    store = filled_store(tmp_path)
+    filtered = "from prolip_search.indexes.filters import Filter\n" + QUERY
+    shorthand = "store.search(query, 5, where=Filter(folder='.', before='9999'))"
+    by_hand = filtered.replace("store.search(query, 5)", "(" + shorthand + ", HITS)[1]")
+    by_hand = by_hand.replace("HITS", "store.search(query, 5)")
+    assert query_in_a_fresh_process(store, by_hand) == "current []"
+    by_sql = by_hand.replace("before='9999'", "where='true'")
+    assert query_in_a_fresh_process(store, by_sql).startswith("current ['lance'")
 
 
 def test_a_query_of_an_index_that_is_behind_loads_lance_and_no_more(tmp_path: Path) -> None:

@@ -1,0 +1,136 @@
+"""SQL over the columns of the items: which rows an expression lets through.
+
+Lance parses and runs it. What it says of a mistake is turned into one line that names the fix.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from pathlib import Path
+from typing import Any
+
+import lance
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from prolip_search.errors import QueryError
+from prolip_search.indexes.durable import reason_of
+from prolip_search.indexes.filters import moment
+from prolip_search.indexes.items import reads
+from prolip_search.indexes.schema import ADDED
+from prolip_search.indexes.view import View
+
+# Nothing that one would filter by; naming them in a message would only distract.
+NOT_FOR_FILTERS = ("mean", "log_variance", "checksum")
+MOST_DATES = 64  # in one expression
+_STRING = re.compile(r"'(?:[^']|'')*'")
+_UNKNOWN_COLUMN = re.compile(r'No field named (?:"([^"]+)"|([^\s.]+))')
+_WRONG_TYPE = re.compile(r"Received literal \w+\((.*?)\) and could not convert .*? type '(.*?)'")
+_PREFIX = re.compile(r"^(Invalid user input: |Error parsing statement: SELECT 1 FROM t WHERE )+")
+
+
+def row_ids_where(table: Path, view: View, where: str) -> NDArray[np.int64]:
+    """The row ids of a view's items for which an SQL expression is true.
+
+    Raises QueryError for an expression that cannot be read, IndexDamaged.
+    """
+    if ";" in _STRING.sub("", where):  # Lance would read as far as there and forget the rest
+        raise QueryError(f"The filter {where!r} is more than one expression. Leave out the ';'.")
+    rows: Any = None
+    if view.stamp is not None:
+        try:
+            rows = lance.dataset(str(table), version=view.stamp.version)
+        except (ValueError, OSError):  # compacted away since this view was read
+            rows = None
+    if rows is None:
+        return _in_memory(view, where)
+    try:
+        return _resolved(rows, where, "_rowid", columns=[], with_row_id=True)
+    except _UnknownColumn as unknown:
+        if unknown.name in ADDED and unknown.name not in rows.schema.names:
+            return _in_memory(view, where)
+        raise
+
+
+def _in_memory(view: View, where: str) -> NDArray[np.int64]:
+    """The same from the rows of the view, where the table is older than a column or is gone."""
+    names = [name for name in view.rows.schema.names if name not in NOT_FOR_FILTERS]
+    copy = lance.write_dataset(view.table(names), "memory://")
+    return _resolved(copy, where, "row_id", columns=["row_id"])
+
+
+def _resolved(rows: Any, where: str, column: str, **how: Any) -> NDArray[np.int64]:
+    # Lance compares a time with a time, not with the text of one: '2024-06-01' is made a timestamp
+    # wherever it says that one was wanted.
+    expression = where
+    for _ in range(MOST_DATES):
+        try:
+            scanner = rows.scanner(filter=expression, **how)
+            scanner.explain_plan()
+        except BaseException as error:
+            # A panic of its Rust code comes as a BaseException whose class cannot be imported.
+            if not isinstance(error, ValueError | OSError | RuntimeError) and (
+                type(error).__name__ != "PanicException"
+            ):
+                raise
+            expression, before = _with_timestamp(expression, str(error)), expression
+            if expression == before:
+                raise _refusal(where, error, rows.schema.names) from error
+            continue
+        break
+    with reads(Path(rows.uri)):
+        try:
+            found = scanner.to_table()
+        except ValueError as error:
+            if "applying filter expression" in str(error):
+                raise _refusal(where, error, rows.schema.names) from error
+            raise
+    ids: NDArray[np.int64] = found[column].cast(pa.int64()).to_numpy()
+    return ids
+
+
+def _with_timestamp(expression: str, complaint: str) -> str:
+    """The expression with the text that Lance took for no time written as a timestamp."""
+    wrong = _WRONG_TYPE.search(complaint)
+    if wrong is None or not wrong[2].startswith("Timestamp"):
+        return expression
+    text = wrong[1].strip('"')
+    written = f"timestamp '{moment(text).isoformat(sep=' ')}'"
+
+    def typed(literal: re.Match[str]) -> str:
+        has_type = expression[: literal.start()].rstrip().lower().endswith(("timestamp", "date"))
+        return literal[0] if literal[0] != f"'{text}'" or has_type else written
+
+    return _STRING.sub(typed, expression)
+
+
+class _UnknownColumn(QueryError):
+    def __init__(self, message: str, name: str) -> None:
+        super().__init__(message)
+        self.name = name
+
+
+def _refusal(where: str, error: BaseException, columns: list[str]) -> QueryError:
+    unknown = _UNKNOWN_COLUMN.search(str(error))
+    if unknown:
+        return _unknown_column(unknown[1] or unknown[2], columns)
+    wrong = _WRONG_TYPE.search(str(error))
+    if wrong:
+        value = wrong[1].replace('"', "'")
+        return QueryError(
+            f"The filter {where!r} compares {value} with a column of type {wrong[2]}."
+        )
+    reason = _PREFIX.sub("", reason_of(error))
+    return QueryError(
+        f"The filter {where!r} cannot be read: {reason}. "
+        "Write a condition such as width > 2000 AND taken_at >= '2024-06-01'."
+    )
+
+
+def _unknown_column(name: str, columns: list[str]) -> QueryError:
+    known = [c for c in dict.fromkeys([*columns, *ADDED]) if c not in NOT_FOR_FILTERS]
+    near = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.5)
+    fix = f"did you mean {near[0]!r}?" if near else f"they have {', '.join(known)}."
+    return _UnknownColumn(f"Items have no column {name!r} to filter by; {fix}", name)
