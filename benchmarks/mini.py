@@ -57,6 +57,7 @@ from prolip_search.train.masking import (
     keep_tokens,
     neighbouring_words,
     random_words,
+    with_stop_of,
 )
 from prolip_search.train.mini import encode_captions, encode_photos
 from prolip_search.train.trunks import MiniTrunks
@@ -144,7 +145,11 @@ def gather(data: Path, name: str, trunks: MiniTrunks, cache: Path) -> Material:
     languages = tomllib.loads((HERE / "languages.toml").read_text(encoding="utf-8"))
     captions = [caption for captions in split.captions for caption in captions]
     texts = {"captions": captions}
-    texts |= {kind: [shorten(c) for c in captions] for kind, shorten in SHORTENED.items()}
+    # As published, captions end in a full stop, and so do their shortened forms here: otherwise
+    # its absence alone could tell them apart.
+    texts |= {
+        kind: [with_stop_of(shorten(c), c) for c in captions] for kind, shorten in SHORTENED.items()
+    }
     texts["chains"] = [phrase for chain in chains for phrase in chain]
     texts |= {f"in {language}": queries for language, queries in languages.items()}
     extra = pq.read_table(data / "distractors.parquet", columns=["id", "image"])
@@ -246,9 +251,7 @@ def encode_masked(heads: MiniHeads, blocks: PhotoBlocks, share: float) -> Gaussi
 def chain_figures(phrases: Gaussians, chains: list[list[str]]) -> dict[str, Any]:
     """Of all links from a phrase to the next, more special one: what u and H get right."""
     starts = np.cumsum([0, *(len(chain) for chain in chains)]).tolist()
-    general = np.concatenate(
-        [np.arange(start, end - 1) for start, end in pairwise(starts)]
-    )
+    general = np.concatenate([np.arange(start, end - 1) for start, end in pairwise(starts)])
     wide, narrow = phrases[general], phrases[general + 1]
     figures: dict[str, Any] = {"chains": len(chains), "links": len(general)}
     for name, share in (("u", agreement(narrow, wide)), ("H", inclusion_share(narrow, wide))):

@@ -26,15 +26,20 @@ class ClassWeights:
 
     distillation: the trunk's class probabilities of a photo as target for its match logits with
     1,000 class names. prototypes: an image made up from a class's classifier row matches its name.
-    At weight 1 instead of 0.3 the classes crowd the captions out.
+    At weight 1 instead of 0.3 the classes crowd the captions out. n_per_step: so many classes,
+    others at each step, stand for all.
     """
 
     distillation: float = 0.3
     prototypes: float = 0.3
+    n_per_step: int = 300
 
     def __post_init__(self) -> None:
-        for name, value in asdict(self).items():
-            _between(f"classes.{name}", value, 0, 100)
+        _between("classes.distillation", self.distillation, 0, 100)
+        _between("classes.prototypes", self.prototypes, 0, 100)
+        if isinstance(self.n_per_step, bool) or not isinstance(self.n_per_step, int):
+            raise ConfigError(f"classes.n_per_step = {self.n_per_step!r} must be a whole number.")
+        _between("classes.n_per_step", self.n_per_step, 2, 1000)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

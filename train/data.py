@@ -183,7 +183,8 @@ def _prepare_view(photo: Image.Image, view: str, row: int, trunks: Trunks) -> np
 def text_features(
     texts: Sequence[str], what: str, trunks: Trunks, folder: Path, progress: Progress
 ) -> TextFeatures:
-    """Tokens of every text, in order; `what` names them in the cache and in the progress."""
+    """Tokens of every text, in order; `what` names them in the progress and, with a digest of the
+    texts themselves, in the cache."""
 
     def encode(rows: range) -> dict[str, Tensor]:
         ids = trunks.tokenize([texts[row] for row in rows])
@@ -206,7 +207,7 @@ def text_features(
 
     blocks = list(
         _cached_blocks(
-            folder / what.replace(" ", "-"),
+            folder / f"{what.replace(' ', '-')}-{cache_key(*texts)[:8]}",
             len(texts),
             N_TEXTS_PER_BLOCK,
             encode,
@@ -216,6 +217,12 @@ def text_features(
     lengths = torch.cat([block["lengths"] for block in blocks])
     offsets = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
     return TextFeatures(torch.cat([block["tokens"] for block in blocks]), offsets)
+
+
+def batches(n_rows: int, n_per_batch: int = 1000) -> Iterator[Tensor]:
+    """The rows 0 to n_rows, some at a time: what is computed for all need not exist for all."""
+    for start in range(0, n_rows, n_per_batch):
+        yield torch.arange(start, min(start + n_per_batch, n_rows))
 
 
 def cache_key(*parts: Any) -> str:

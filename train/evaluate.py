@@ -15,6 +15,7 @@ import numpy.typing as npt
 from prolip_search.distances import csd, inclusion_rows
 from prolip_search.gaussians import Gaussians
 from prolip_search.metrics import first_positive_ranks, recall_at_k, spearman
+from prolip_search.train.masking import words_of
 
 __all__ = ["Recalls", "agreement", "inclusion_share", "length_correlation", "retrieval"]
 
@@ -62,7 +63,7 @@ def retrieval(
 
 def length_correlation(texts: Sequence[Sequence[str]], gaussians: Sequence[Gaussians]) -> float:
     """Spearman's ρ between length in words and uncertainty, over several sets of texts together."""
-    n_words = [len(text.split()) for some in texts for text in some]
+    n_words = [len(words_of(text)) for some in texts for text in some]
     return spearman(n_words, np.concatenate([some.uncertainty for some in gaussians]))
 
 

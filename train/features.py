@@ -23,18 +23,23 @@ from prolip_search.train.data import (
     Split,
     TextFeatures,
     Trunks,
+    batches,
     cache_key,
     photo_blocks,
     split_key,
     text_features,
 )
-from prolip_search.train.masking import neighbouring_words, random_words
+from prolip_search.train.masking import (
+    neighbouring_words,
+    random_words,
+    with_stop_of,
+    without_stop,
+)
 
 __all__ = ["PhotoFeatures", "TrainingFeatures", "fit_statistics", "prepare_features"]
 
 SHORTENINGS = (random_words, neighbouring_words, random_words, neighbouring_words)
 N_PHOTOS_FOR_STATISTICS = 900
-N_TEXTS_PER_BATCH = 1000
 CLASS_PROMPT = "a photo of a {}"
 # A made-up photo of a class: the mean photo, moved along the classifier's row by so many
 # standard deviations. Two are enough for the classifier itself to be sure of every class.
@@ -83,12 +88,18 @@ def prepare_features(
     """The features of a split, from the cache where it has them, and the heads' statistics set."""
     folder = folder / cache_key(trunks.fingerprint, split_key(split))
     blocks = {view: photo_blocks(split, view, trunks, folder, progress) for view in config.views}
-    texts = [caption for captions in split.captions for caption in captions]
+    # Half of all captions and of all shortened ones lose their full stop: queries have none, and
+    # it must not be what tells a whole caption from a shortened one.
+    whole = [caption for captions in split.captions for caption in captions]
+    texts = [_stop_or_not(text, text, 0) for text in whole]
     captions = text_features(texts, f"{split.name} captions", trunks, folder, progress)
     shortened = []
     for number, shorten in enumerate(SHORTENINGS):
         # Seeded by the text, not by the run: all seeds share one cache, as they share the trunks.
-        some = [shorten(text, _generator(text, number)) for text in texts]
+        some = [
+            _stop_or_not(shorten(text, _generator(text, number)), text, number + 1)
+            for text in whole
+        ]
         what = f"{split.name} shortened captions {number + 1}"
         shortened.append(text_features(some, what, trunks, folder, progress))
     prompts = [CLASS_PROMPT.format(name) for name in class_names]
@@ -188,8 +199,14 @@ def _prototypes(heads: MiniHeads, blocks: PhotoBlocks) -> tuple[Tensor, Tensor]:
 
 def _sentence_vectors(texts: TextFeatures) -> Tensor:
     """MiniLM's sentence vectors [T, 384]."""
-    rows = torch.arange(len(texts)).split(N_TEXTS_PER_BATCH)
-    return normalize(torch.cat([mean_token(*texts.batch(some)) for some in rows]), dim=1)
+    parts = [mean_token(*texts.batch(rows)) for rows in batches(len(texts))]
+    return normalize(torch.cat(parts), dim=1)
+
+
+def _stop_or_not(short: str, text: str, number: int) -> str:
+    """`short`, with or without the stop of `text`, by the toss of a coin that stays the same."""
+    bare = without_stop(short) or short
+    return bare if zlib.crc32(f"{number} {text}".encode()) & 64 else with_stop_of(bare, text)
 
 
 def _generator(text: str, number: int) -> np.random.Generator:

@@ -10,10 +10,12 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, kl_div
@@ -82,15 +84,21 @@ def train_heads(
     bias = nn.Parameter(torch.tensor(config.logit_bias))
     parameters = {**dict(heads.named_parameters()), "logit_scale": log_scale, "logit_bias": bias}
     averaged = {name: value.detach().clone() for name, value in parameters.items()}
+    parts: list[dict[str, Any]] = [
+        {"params": [p for p in parameters.values() if p.ndim >= 2]},
+        {"params": [p for p in parameters.values() if p.ndim < 2], "weight_decay": 0.0},
+    ]
     optimizer = torch.optim.AdamW(
-        [
-            {"params": [p for p in parameters.values() if p.ndim >= 2]},
-            {"params": [p for p in parameters.values() if p.ndim < 2], "weight_decay": 0.0},
-        ],
+        parts,
         lr=config.learning_rate,
         betas=(config.beta1, config.beta2),
         weight_decay=config.weight_decay,
     )
+    # Each member is clipped by itself, as if the others were not there.
+    groups = [
+        [*image.parameters(), *text.parameters()]
+        for image, text in zip(heads.image.members, heads.text.members, strict=True)
+    ]
     rng = np.random.default_rng(config.seed)
 
     out.mkdir(parents=True, exist_ok=True)
@@ -119,8 +127,9 @@ def train_heads(
                     f"The loss is {total.item()} at step {step}; lower learning_rate in the recipe."
                 )
             optimizer.zero_grad()
-            total.backward()
-            nn.utils.clip_grad_norm_(parameters.values(), config.clip_norm)
+            torch.autograd.backward(total)
+            for group in groups:
+                nn.utils.clip_grad_norm_(group, config.clip_norm)
             optimizer.step()
             # At the start the average must forget the initial weights faster than it will later.
             decay = min(config.ema_decay, (step + 1) / (step + 11))
@@ -156,12 +165,15 @@ def batch_losses(
     config: TrainConfig,
     features: TrainingFeatures,
     heads: MiniHeads,
-    photos: np.ndarray[Any, np.dtype[np.int64]],
+    photos: npt.NDArray[np.int64],
     rng: np.random.Generator,
     scale: Tensor,
     bias: Tensor,
 ) -> dict[str, Tensor]:
-    """The weighted terms for a batch of B photos, with C of each one's captions."""
+    """The weighted terms for a batch of B photos with C of each one's captions, over all members.
+
+    The members see the same batch and know nothing of each other: their losses are added.
+    """
     n_photos, n_captions = len(photos), config.captions_per_photo
     weights, classes = config.loss, config.classes
 
@@ -169,8 +181,9 @@ def batch_losses(
     views = torch.from_numpy(rng.integers(0, len(features.photos), n_photos))
     masks = torch.from_numpy(rng.integers(0, config.n_masks, n_photos))
     batch = _draw_photos(features, photos, views, masks)
-    images = heads.image.from_parts(batch.features, batch.tokens)
-    masked_images = heads.image.from_parts(batch.kept_features, batch.kept_tokens)
+    image = heads.image.members
+    images = image.each(batch.features, batch.tokens, None)
+    masked_images = image.each(batch.kept_features, batch.kept_tokens, None)
 
     # C captions of each photo, and one shortened form of each caption
     rows = torch.from_numpy(_draw_captions(features.first.numpy(), photos, n_captions, rng))
@@ -179,43 +192,52 @@ def batch_losses(
     shortened = features.shortened[int(rng.integers(len(features.shortened)))]
     short_texts = encode_texts(heads, shortened, rows)
 
-    # Shortened captions and masked images match too much to be matched: they are only included.
+    # Some ImageNet classes: their names, and photos made up from their classifier rows
+    some = torch.from_numpy(rng.permutation(len(features.class_prompts))[: classes.n_per_step])
+    prompts = encode_texts(heads, features.class_prompts, some)
+    made_up = image.each(*(part[some] for part in features.prototypes), None)
+    target = batch.classes[:, some].log_softmax(dim=1)
+
     positives = torch.arange(n_photos)[:, None] == owner
-    losses = {
-        "ppcl": weights.ppcl
-        / n_captions
-        * ppcl_loss(images, texts, logit_scale=scale, logit_bias=bias, positives=positives),
-        "image_in_text": weights.image_in_text
-        * inclusion_loss(_rows(images, owner), texts, scale=weights.inclusion_scale),
-        "image_in_masked": weights.image_in_masked
-        * inclusion_loss(images, masked_images, scale=weights.inclusion_scale),
-        "text_in_masked": weights.text_in_masked
-        * inclusion_loss(texts, short_texts, scale=weights.inclusion_scale),
-        "vib": weights.vib * (vib_loss(images) + vib_loss(texts)),
-    }
-    if classes.distillation or classes.prototypes:
-        everything = torch.arange(len(features.class_prompts))
-        prompts = encode_texts(heads, features.class_prompts, everything)
-        logits = _match_logits(images, prompts, scale).log_softmax(dim=1)
-        losses["class_distillation"] = classes.distillation * kl_div(
-            logits, batch.classes, log_target=True, reduction="batchmean"
+    terms: list[dict[str, Tensor]] = []
+    for m in range(config.heads.n_members):
+        own, text = images[m], texts[m]
+        prompted = _match_logits(own, prompts[m], scale).log_softmax(dim=1)
+        named = _match_logits(made_up[m], prompts[m], scale)
+        answer = torch.arange(len(some))
+        inclusion = partial(inclusion_loss, scale=weights.inclusion_scale)
+        # Shortened captions and masked images match too much to be matched: they only include.
+        terms.append(
+            {
+                "ppcl": weights.ppcl
+                / n_captions
+                * ppcl_loss(own, text, logit_scale=scale, logit_bias=bias, positives=positives),
+                "image_in_text": weights.image_in_text * inclusion(_rows(own, owner), text),
+                "image_in_masked": weights.image_in_masked * inclusion(own, masked_images[m]),
+                "text_in_masked": weights.text_in_masked * inclusion(text, short_texts[m]),
+                "vib": weights.vib * (vib_loss(own) + vib_loss(text)),
+                "class_distillation": classes.distillation
+                * kl_div(prompted, target, log_target=True, reduction="batchmean"),
+                "class_prototypes": classes.prototypes
+                * (cross_entropy(named, answer) + cross_entropy(named.T, answer))
+                / 2,
+            }
         )
-        made_up = heads.image.from_parts(*features.prototypes)
-        logits = _match_logits(made_up, prompts, scale)
-        losses["class_prototypes"] = (
-            classes.prototypes
-            * (cross_entropy(logits, everything) + cross_entropy(logits.T, everything))
-            / 2
-        )
-    return losses
+    return {name: torch.stack([term[name] for term in terms]).sum() for name in terms[0]}
 
 
-def encode_texts(heads: MiniHeads, features: TextFeatures, rows: Tensor) -> GaussianTensors:
-    """Rows [T] of cached texts -> mean [T, D], log-variance [T, D]."""
+def encode_texts(heads: MiniHeads, features: TextFeatures, rows: Tensor) -> list[GaussianTensors]:
+    """Rows [T] of cached texts -> mean [T, d], log-variance [T, d] of each member."""
     order = (features.offsets[rows + 1] - features.offsets[rows]).argsort(stable=True)
-    parts = [heads.text(*features.batch(rows[some])) for some in order.chunk(N_TEXT_PASSES)]
     back = order.argsort()
-    return torch.cat([mean for mean, _ in parts])[back], torch.cat([lv for _, lv in parts])[back]
+    passes = []
+    for some in order.chunk(N_TEXT_PASSES):
+        tokens, mask = features.batch(rows[some])
+        passes.append(heads.text.members.each(*heads.text.parts(tokens, mask), mask))
+    return [
+        (torch.cat([mean for mean, _ in parts])[back], torch.cat([lv for _, lv in parts])[back])
+        for parts in zip(*passes, strict=True)
+    ]
 
 
 class _PhotoBatch(NamedTuple):
@@ -228,7 +250,7 @@ class _PhotoBatch(NamedTuple):
 
 def _draw_photos(
     features: TrainingFeatures,
-    photos: np.ndarray[Any, np.dtype[np.int64]],
+    photos: npt.NDArray[np.int64],
     views: Tensor,
     masks: Tensor,
 ) -> _PhotoBatch:
@@ -255,11 +277,11 @@ def _draw_photos(
 
 
 def _draw_captions(
-    first: np.ndarray[Any, np.dtype[np.int64]],
-    photos: np.ndarray[Any, np.dtype[np.int64]],
+    first: npt.NDArray[np.int64],
+    photos: npt.NDArray[np.int64],
     n_captions: int,
     rng: np.random.Generator,
-) -> np.ndarray[Any, np.dtype[np.int64]]:
+) -> npt.NDArray[np.int64]:
     """Rows of C captions of each photo [B · C]: different ones where it has as many."""
     drawn = []
     for photo in photos:

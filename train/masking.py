@@ -16,7 +16,20 @@ MOST_NEIGHBOURING_WORDS = 4
 
 def words_of(text: str) -> list[str]:
     """The words of a caption, without the full stop at its end."""
-    return text.strip().rstrip(".").split()
+    return without_stop(text).split()
+
+
+def without_stop(text: str) -> str:
+    """A caption as a person would type it into a search box."""
+    return text.strip().rstrip(".").rstrip()
+
+
+def with_stop_of(short: str, text: str) -> str:
+    """A shortened form that ends in the full stop of the whole, if it had one.
+
+    Otherwise the missing stop would tell the two apart, and length would not have to.
+    """
+    return f"{short} ." if text.rstrip().endswith(".") and short else short
 
 
 def random_words(text: str, rng: np.random.Generator) -> str:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from prolip_search.distances import MatchLogit
 from prolip_search.encoders.mini import MiniConfig, make_mini_config
-from prolip_search.encoders.mini_towers import MiniHeads, load_heads
+from prolip_search.encoders.mini_towers import MiniHeads, combine, load_heads
 from prolip_search.errors import TrainingError
 from prolip_search.gaussians import Gaussians
 from prolip_search.train.config import TrainConfig
@@ -26,6 +26,7 @@ from prolip_search.train.data import (
     Split,
     TextFeatures,
     Trunks,
+    batches,
     cache_key,
     photo_blocks,
     read_split,
@@ -38,8 +39,6 @@ from prolip_search.train.loop import Step, TrainedHeads, encode_texts, train_hea
 from prolip_search.train.trunks import MiniTrunks
 
 __all__ = ["TrainingResult", "export_heads", "train_mini"]
-
-N_TEXTS_PER_PASS = 1000
 
 
 @dataclass(frozen=True)
@@ -120,8 +119,7 @@ def encode_photos(heads: MiniHeads, blocks: PhotoBlocks) -> Gaussians:
 @torch.no_grad()
 def encode_captions(heads: MiniHeads, texts: TextFeatures) -> Gaussians:
     """Gaussians of cached texts."""
-    rows = torch.arange(len(texts)).split(N_TEXTS_PER_PASS)
-    return _gaussians([encode_texts(heads, texts, some) for some in rows])
+    return _gaussians([combine(encode_texts(heads, texts, rows)) for rows in batches(len(texts))])
 
 
 def _val_features(

@@ -100,19 +100,28 @@ TOKENIZER = WheelFile(
 class HeadsConfig:
     """The shape of both heads.
 
-    dim: D. image_token_width: what the image trunk's 1,280 channels are projected to before the
-    learned tokens attend to them. n_mean_tokens, n_variance_tokens: how many learned [CLS] and
-    [UNC] tokens attend, per tower; value_width: what each of them reads. The rest: hidden units.
+    n_members: how many small heads, trained side by side from different beginnings, make up each
+    of the two; their Gaussians are put end to end, which makes the distance the mean of theirs.
+    member_dim: the dimension of each. image_token_width: what the image trunk's 1,280 channels are
+    projected to before the learned tokens attend to them. n_mean_tokens, n_variance_tokens: how
+    many learned [CLS] and [UNC] tokens a member has; value_width: what each of them reads. The
+    rest: hidden units.
     """
 
-    dim: int = 256
+    n_members: int = 2
+    member_dim: int = 128
     image_token_width: int = 384
     n_mean_tokens: int = 8
     n_variance_tokens: int = 4
     value_width: int = 32
-    image_hidden: int = 768
-    text_hidden: int = 768
-    variance_hidden: int = 256
+    image_hidden: int = 256
+    text_hidden: int = 384
+    variance_hidden: int = 128
+
+    @property
+    def dim(self) -> int:
+        """D, of the whole."""
+        return self.n_members * self.member_dim
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():

@@ -8,6 +8,7 @@ are constants, so `AttentivePooling` learns those products themselves; nothing e
 from __future__ import annotations
 
 import io
+import math
 from pathlib import Path
 
 import torch
@@ -58,7 +59,9 @@ class AttentivePooling(nn.Module):
         self.cls_bias = nn.Parameter(torch.zeros(config.n_mean_tokens * value_width))
         self.unc_bias = nn.Parameter(torch.zeros(config.n_variance_tokens * value_width))
 
-    def forward(self, tokens: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, tokens: Tensor, mask: Tensor | None, dropout: nn.Dropout
+    ) -> tuple[Tensor, Tensor]:
         """Tokens [B, P, C], mask [B, P] true where there is one.
 
         -> for the mean [B, n_cls · value_width], for the log-variance [B, n_unc · value_width].
@@ -67,6 +70,9 @@ class AttentivePooling(nn.Module):
         if mask is not None:
             logits = logits.masked_fill(~mask[:, :, None], PADDED)
         read = torch.bmm(logits.softmax(dim=1).transpose(1, 2), tokens)  # [B, n, C]
+        if self.training:
+            # A channel is dropped for all learned tokens at once: another would give it away.
+            read = read * dropout(read.new_ones(len(read), 1, read.shape[2]))
         cls = torch.einsum("bnc,ncv->bnv", read[:, : self.n_cls], self.cls_value)
         unc = torch.einsum("bnc,ncv->bnv", read[:, self.n_cls :], self.unc_value)
         return cls.flatten(1) + self.cls_bias, unc.flatten(1) + self.unc_bias
@@ -88,7 +94,7 @@ class TwoLayers(nn.Module):
 
 
 class GaussianHead(nn.Module):
-    """Pooled features and tokens of one trunk -> mean and log-variance."""
+    """A member: pooled features and tokens of one trunk -> mean and log-variance, [B, d] each."""
 
     def __init__(
         self,
@@ -105,11 +111,11 @@ class GaussianHead(nn.Module):
         self.input_dropout = nn.Dropout(input_dropout)
         self.pooling = AttentivePooling(config, token_width)
         n_read, n_read_unc = config.n_mean_tokens * width, config.n_variance_tokens * width
-        self.features_to_mean = nn.Linear(n_features, config.dim)
-        self.read_to_mean = nn.Linear(n_read, config.dim, bias=False)
-        self.mean = TwoLayers(n_features + n_read, n_hidden, config.dim, dropout)
+        self.features_to_mean = nn.Linear(n_features, config.member_dim)
+        self.read_to_mean = nn.Linear(n_read, config.member_dim, bias=False)
+        self.mean = TwoLayers(n_features + n_read, n_hidden, config.member_dim, dropout)
         self.log_variance = TwoLayers(
-            n_features + n_read_unc, config.variance_hidden, config.dim, dropout
+            n_features + n_read_unc, config.variance_hidden, config.member_dim, dropout
         )
         # Every Gaussian begins alike; what differs between them is learned.
         nn.init.zeros_(self.log_variance.out.weight)
@@ -118,12 +124,9 @@ class GaussianHead(nn.Module):
     def forward(
         self, features: Tensor, tokens: Tensor, mask: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """[B, F], [B, P, C], [B, P] -> unit mean [B, D], log-variance [B, D]."""
-        if self.training:
-            # A channel is dropped from all tokens of a row at once: neighbours would give it away.
-            tokens = tokens * self.input_dropout(tokens.new_ones(len(tokens), 1, tokens.shape[2]))
+        """[B, F], [B, P, C], [B, P] -> unit mean [B, d], log-variance [B, d]."""
+        read, read_unc = self.pooling(tokens, mask, self.input_dropout)
         features = self.input_dropout(features)
-        read, read_unc = self.pooling(tokens, mask)
         mean = (
             self.features_to_mean(features)
             + self.read_to_mean(read)
@@ -131,6 +134,32 @@ class GaussianHead(nn.Module):
         )
         log_variance = self.log_variance(torch.cat([features, read_unc], dim=1))
         return normalize(mean, dim=1), log_variance
+
+
+class Members(nn.ModuleList):
+    """Gaussian heads side by side over the same input, and their Gaussians put end to end."""
+
+    def forward(
+        self, features: Tensor, tokens: Tensor, mask: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """[B, F], [B, P, C], [B, P] -> unit mean [B, D], log-variance [B, D]."""
+        return combine(self.each(features, tokens, mask))
+
+    def each(
+        self, features: Tensor, tokens: Tensor, mask: Tensor | None
+    ) -> list[tuple[Tensor, Tensor]]:
+        """The Gaussians of the single members, M times ([B, d], [B, d]): what training needs."""
+        return [member(features, tokens, mask) for member in self]
+
+
+def combine(members: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """M Gaussians [B, d] of one thing -> one [B, M · d], whose CSD is the mean of the members'.
+
+    Scaled by M^(-1/2), so that the mean has unit length; the variances shrink by M.
+    """
+    n = len(members)
+    mean = torch.cat([mean for mean, _ in members], dim=1) / math.sqrt(n)
+    return mean, torch.cat([log_variance for _, log_variance in members], dim=1) - math.log(n)
 
 
 class ImageHead(nn.Module):
@@ -169,22 +198,22 @@ class ImageHead(nn.Module):
         self.register_buffer("class_vectors", torch.zeros(N_CLASSES, TEXT_CHANNELS))
         self.register_buffer("entropy_mean", torch.zeros(1))
         self.register_buffer("entropy_std", torch.ones(1))
-        self.head = GaussianHead(
-            config,
-            n_features=IMAGE_CHANNELS + TEXT_CHANNELS + 1,
-            token_width=config.image_token_width,
-            n_hidden=config.image_hidden,
-            dropout=dropout,
-            input_dropout=input_dropout,
+        self.members = Members(
+            GaussianHead(
+                config,
+                n_features=IMAGE_CHANNELS + TEXT_CHANNELS + 1,
+                token_width=config.image_token_width,
+                n_hidden=config.image_hidden,
+                dropout=dropout,
+                input_dropout=input_dropout,
+            )
+            for _ in range(config.n_members)
         )
 
     def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """The trunk's tokens [B, P, 1280] -> unit mean [B, D], log-variance [B, D]."""
-        return self.from_parts(self.describe(tokens.mean(dim=1)), self.project(tokens))
-
-    def from_parts(self, features: Tensor, projected: Tensor) -> tuple[Tensor, Tensor]:
-        """What `describe` and `project` give -> as `forward`; training computes them once."""
-        mean, log_variance = self.head(features, projected, None)
+        features, projected = self.describe(tokens.mean(dim=1)), self.project(tokens)
+        mean, log_variance = self.members(features, projected, None)
         return mean, log_variance
 
     def describe(self, pooled: Tensor) -> Tensor:
@@ -228,21 +257,28 @@ class TextHead(nn.Module):
         self.register_buffer("pooled_std", torch.ones(TEXT_CHANNELS))
         self.register_buffer("token_mean", torch.zeros(TEXT_CHANNELS))
         self.register_buffer("token_std", torch.ones(TEXT_CHANNELS))
-        self.head = GaussianHead(
-            config,
-            n_features=TEXT_CHANNELS,
-            token_width=TEXT_CHANNELS,
-            n_hidden=config.text_hidden,
-            dropout=dropout,
-            input_dropout=input_dropout,
+        self.members = Members(
+            GaussianHead(
+                config,
+                n_features=TEXT_CHANNELS,
+                token_width=TEXT_CHANNELS,
+                n_hidden=config.text_hidden,
+                dropout=dropout,
+                input_dropout=input_dropout,
+            )
+            for _ in range(config.n_members)
         )
 
     def forward(self, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens [B, L, 384], mask [B, L] -> unit mean [B, D], log-variance [B, D]."""
+        mean, log_variance = self.members(*self.parts(tokens, mask), mask)
+        return mean, log_variance
+
+    def parts(self, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens [B, L, 384], mask [B, L] -> features [B, 384], standardised tokens [B, L, 384]."""
         deviation = (mean_token(tokens, mask) - self.pooled_mean) / self.pooled_std
         features = deviation.clamp(-LARGEST_DEVIATION, LARGEST_DEVIATION)
-        mean, log_variance = self.head(features, (tokens - self.token_mean) / self.token_std, mask)
-        return mean, log_variance
+        return features, (tokens - self.token_mean) / self.token_std
 
 
 class MiniHeads(nn.Module):
