@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -48,6 +48,21 @@ def index(
     strict: Annotated[
         bool, typer.Option("--strict", help="End with status 1 if a file was skipped.")
     ] = False,
+    index_kind: Annotated[
+        Literal["auto", "flat", "ivf"] | None,
+        typer.Option(
+            help="How photos are searched, from now on: flat is exact; ivf is for very many; auto, "
+            "the default, changes over at 50,000."
+        ),
+    ] = None,
+    recall: Annotated[
+        float | None,
+        typer.Option(
+            min=0.5,
+            max=0.999,
+            help="What share of the ten nearest ivf has to find, from now on: 0.95 by default.",
+        ),
+    ] = None,
     rebuild: Annotated[
         bool, typer.Option("--rebuild", help="Forget the old index and begin anew.")
     ] = False,
@@ -72,8 +87,13 @@ def index(
                     batch_size=batch_size,
                     progress=progress,
                 )
+                if index_kind is not None or recall is not None:
+                    engine.configure_index(index_kind=index_kind, recall=recall)
+                    engine.store.refresh_index()
             else:
                 engine = _open_or_create(folder, encoder, runtime)
+                if index_kind is not None or recall is not None:
+                    engine.configure_index(index_kind=index_kind, recall=recall)
                 done = engine.index(paths, batch_size=batch_size, progress=progress)
     except KeyboardInterrupt:
         note("Stopped. What was done is kept; run the same command to go on.")

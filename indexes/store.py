@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,15 +24,16 @@ from prolip_search.indexes.manifest import (
     ITEMS_TABLE,
     MANIFEST_NAME,
     EncoderRecord,
+    IndexSettings,
     Manifest,
     items_table_name,
     read_manifest,
     write_manifest,
 )
 from prolip_search.indexes.reader import IndexReader
+from prolip_search.indexes.refresh import refresh
 from prolip_search.indexes.schema import checked_rows
-from prolip_search.indexes.snapshot import remove_leftovers, write_snapshot
-from prolip_search.indexes.stamp import stamp_of_version
+from prolip_search.indexes.snapshot import remove_leftovers
 
 # Lance takes a tenth of a second to import and a plain query does not need it, so the modules that
 # import it are imported where something is written or listed.
@@ -56,12 +58,19 @@ class Store(IndexReader):
         self._published = True
 
     @classmethod
-    def create(cls, folder: str | Path, *, encoder: EncoderRecord) -> Store:
+    def create(
+        cls,
+        folder: str | Path,
+        *,
+        encoder: EncoderRecord,
+        index: IndexSettings = IndexSettings(),  # noqa: B008  # frozen
+    ) -> Store:
         """A new, empty index at `folder`, which is made. Raises IndexExists, IndexNotWritable."""
         folder = Path(folder)
         with writes("a new index", folder):
             folder.mkdir(parents=True, exist_ok=True)
-        manifest = Manifest(encoder=encoder, items_table=items_table_name(encoder.fingerprint))
+        table = items_table_name(encoder.fingerprint)
+        manifest = Manifest(encoder=encoder, items_table=table, index=index)
         store = cls(folder, manifest)
         with store.writer():
             if (folder / MANIFEST_NAME).exists():
@@ -97,12 +106,14 @@ class Store(IndexReader):
         IndexNotWritable.
         """
         folder = Path(folder)
+        index = IndexSettings()
         try:
-            taken = {read_manifest(folder).items_table}
+            old = read_manifest(folder)
+            taken, index = {old.items_table}, old.index
         except (IndexDamaged, IndexTooNew):  # a rebuild is the cure; any table may be in use
             taken = {path.name for path in folder.iterdir() if ITEMS_TABLE.fullmatch(path.name)}
         name = items_table_name(encoder.fingerprint, taken=taken)
-        store = cls(folder, Manifest(encoder=encoder, items_table=name))
+        store = cls(folder, Manifest(encoder=encoder, items_table=name, index=index))
         store._published = False
         with store.writer():
             from prolip_search.indexes.items import ItemsTable
@@ -194,27 +205,43 @@ class Store(IndexReader):
             self._loaded = None
         return n_moved
 
-    def refresh_index(self) -> None:
+    def refresh_index(self, *, fold: bool = False) -> None:
         """Brings the derived files up to the table, so that a query reads nothing else.
 
-        A rebuild has none of its own before it is published.
+        Costs what was written since, and now and then, or with `fold`, one pass over everything. A
+        rebuild has no derived files before it is published.
         """
         with self.writer():
+            trusted = self._loaded is None or self._loaded.derived != "damaged"
             self._loaded = None
-            if not self._published or self._view().derived == "current":
+            if self._published:
+                refresh(self.folder, self.manifest, self._items(), fold=fold, trusted=trusted)
+
+    def configure(self, index: IndexSettings) -> None:
+        """Says how the index is to be made from the next refresh on. Raises IndexNotWritable."""
+        with self.writer():
+            if index == self.manifest.index:
                 return
+            self.manifest = replace(self.manifest, index=index)
+            if self._published:
+                write_manifest(self.folder, self.manifest)
+
+    def optimize(self) -> None:
+        """Makes the index as small and fast as it can be; what it holds stays the same.
+
+        Joins fragments of the table, drops what was deleted and old versions of the table, and
+        writes the derived files anew as one. Row ids stay. A crash leaves the state before or after
+        each of these steps, all of which answer alike.
+        """
+        with self.writer():
             items = self._items()
-            stamp = stamp_of_version(items.path, items.version)
-            if stamp is None:
-                raise IndexDamaged(f"{items.path} has no version {items.version}.", path=items.path)
-            write_snapshot(
-                self.folder,
-                items_table=self.manifest.items_table,
-                stamp=stamp,
-                rows=items.read(),
-                dim=self.encoder.dim,
-            )
-            self._loaded = None
+            items.compact()
+            self.refresh_index(fold=True)
+            items.forget_versions()
+
+    def check_derived(self) -> None:
+        """Reads every byte of the derived files that this store reads. Raises IndexDamaged."""
+        self._view().check_derived()
 
     def record_skipped(self, skipped: pa.Table) -> None:
         """Notes files that were left out (path, reason, detail, size_bytes, mtime_ns).

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from prolip_search.indexes.manifest import EncoderRecord
 from prolip_search.indexes.store import Store
+from prolip_search.indexes.view import IndexFacts
 from prolip_search.results import Calibration
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IndexStatus:
-    """What an index holds. n_skipped: files left out, by reason. size_bytes: on disk, all of it."""
+    """What an index holds. n_skipped: files left out, by reason. size_bytes: on disk, all of it.
+
+    index: what answers a search, and the recall it was measured to have where it is not exact.
+    """
 
     folder: Path
     root: Path
@@ -25,6 +29,7 @@ class IndexStatus:
     n_skipped: Mapping[str, int]
     size_bytes: int
     version: int
+    index: IndexFacts
     calibration: Calibration
 
     def to_dict(self) -> dict[str, Any]:
@@ -39,6 +44,7 @@ class IndexStatus:
             "skipped_by_reason": dict(self.n_skipped),
             "size_bytes": self.size_bytes,
             "version": self.version,
+            "index": asdict(self.index),
             "encoder": {
                 "name": encoder.name,
                 "revision": encoder.revision,
@@ -61,5 +67,6 @@ def index_status(store: Store) -> IndexStatus:
         n_skipped=Counter(sorted(store.skipped()["reason"].to_pylist())),
         size_bytes=sum(file.stat().st_size for file in files),
         version=store.version,
+        index=store.index_facts,
         calibration=Calibration(),
     )
