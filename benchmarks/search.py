@@ -1,9 +1,9 @@
-"""What does a search cost over what FAISS needs for it, and what do opening and growing cost?
+"""What does a search cost, beside what FAISS needs for it and beside what others need?
 
-    python -m benchmarks.search [--sizes 3000 50000] [--dim 512] [--json]
+    python -m benchmarks.search [--sizes …] [--spreads real wide] [--peers …] [--kinds …] [--out FILE]
 
-All in one run on the same vectors: the store (exact ranking, ties and all), FAISS's own flat index
-over plain padded vectors, and a NumPy matrix product. One warm-up, then medians.
+All in one run on the same vectors, text-like queries, FAISS and every peer on one thread for single
+queries. recall@10 is of the CSD ranking by brute force. One warm-up, then medians.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import tempfile
 import time
@@ -23,95 +22,205 @@ import faiss
 import numpy as np
 import pyarrow as pa
 
-from benchmarks.vectors import images, texts
+from benchmarks.machine import facts_of_run
+from benchmarks.peers import peers
+from benchmarks.vectors import image_blocks, texts
 from prolip_search.distances import MatchLogit
 from prolip_search.gaussians import Gaussians
-from prolip_search.indexes.csd_index import augmented_queries, augmented_rows
-from prolip_search.indexes.manifest import EncoderRecord
+from prolip_search.indexes.csd_index import (
+    FlatIndex,
+    augmented_queries,
+    augmented_rows,
+    padded_width,
+)
+from prolip_search.indexes.ivf_index import IvfIndex
+from prolip_search.indexes.manifest import EncoderRecord, IndexSettings
 from prolip_search.indexes.store import Store
 
-K = 10
-BATCH = 64
-APPENDED = 1000
+K, BATCH, N_QUERIES = 10, 64, 256
+SEEDS = {"items": 1, "queries": 2}
+DEFAULT_PEERS = ["faiss flat", "numpy", "faiss hnsw", "usearch bf16", "hnswlib", "lancedb ivf_sq"]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--sizes", type=int, nargs="+", default=[3000, 50_000])
+    parser.add_argument("--sizes", type=int, nargs="+", default=[10_000, 100_000])
+    parser.add_argument("--spreads", nargs="+", default=["real", "wide"], choices=["real", "wide"])
     parser.add_argument("--dim", type=int, default=512)
-    parser.add_argument("--runs", type=int, default=15)
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--peers", nargs="*", default=DEFAULT_PEERS)
+    parser.add_argument("--kinds", nargs="+", default=["flat", "ivf 0.95", "ivf 0.99"])
+    parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    results = [measure(n, options.dim, options.runs) for n in options.sizes]
-    if options.json:
-        machine = {
-            "machine": platform.platform(),
-            "n_cpus": os.cpu_count(),
-            "python": platform.python_version(),
-            "faiss": faiss.__version__,
-        }
-        print(json.dumps({**machine, "results": results}, indent=2))
-        return
-    for name in results[0]:
-        print(f"{name:<38}", *(f"{result[name]:>12.2f}" for result in results))
+    result = facts_of_run() | {"dim": options.dim, "seeds": SEEDS, "runs": []}
+    for n in options.sizes:
+        for spread in options.spreads:
+            run = measure(n, options.dim, spread, options.kinds, set(options.peers))
+            result["runs"].append(run)
+            print_run(run)
+            if options.out:
+                options.out.write_text(json.dumps(result, indent=1) + "\n")
 
 
-def measure(n: int, dim: int, n_runs: int) -> dict[str, float]:
-    """Every figure for a collection of n items."""
-    stored, queries = images(n, dim, seed=1), texts(BATCH, dim, seed=2)
-    rows = augmented_rows(stored.mean, stored.uncertainty)
+def measure(n: int, dim: int, spread: str, kinds: list[str], names: set[str]) -> dict[str, Any]:
+    """Every figure for one collection."""
+    wide = spread == "wide"
+    queries = texts(N_QUERIES, dim, SEEDS["queries"], wide=wide)
     asked = augmented_queries(queries.mean, with_uncertainty=True)
-    flat = faiss.IndexFlatIP(rows.shape[1])
-    flat.add(rows)
+    truth = nearest(n, dim, wide, asked)
+    methods = []
     with tempfile.TemporaryDirectory() as folder:
-        record = EncoderRecord(
-            name="benchmark", fingerprint="0" * 64, dim=dim, match_logit=MatchLogit(10, -5)
-        )
-        store = Store.create(Path(folder) / "index", encoder=record)
-        append_s = once(lambda: store.append(item_rows(stored, "item")))
-        refresh_s = once(store.refresh_index)
-        size = sum(path.stat().st_size for path in store.folder.glob("csd*"))
-        opened = Store.open(store.folder)
-        open_s = once(lambda: opened.search(queries[0], K))
-        truth = [set(np.argsort(-row)[:K].tolist()) for row in asked @ rows.T]
-        found = opened.search(queries, K).row_id
-        recall = [len(truth[at] & set(found[at].tolist())) / K for at in range(BATCH)]
-        one = asked[:1]
-        ours = median_s(lambda: opened.search(queries[0], K), n_runs)
-        faiss.omp_set_num_threads(1)
-        raw = median_s(lambda: flat.search(one, K), n_runs)
-        numpy_one = median_s(lambda: np.argpartition(-(one @ rows.T)[0], K)[:K], n_runs)
-        ours_batch = median_s(lambda: opened.search(queries, K), n_runs)
-        faiss.omp_set_num_threads(os.cpu_count() or 1)
-        raw_batch = median_s(lambda: flat.search(asked, K), n_runs)
-        fetch = median_s(lambda: opened.rows(found[0], ["id", "path", "metadata"]), n_runs)
-        more = item_rows(images(APPENDED, dim, seed=3), "more")
-        grow_s = once(lambda: store.append(more))
-        behind_s = once(lambda: store.search(queries[0], K))
+        for kind in kinds:
+            methods.append(ours(Path(folder) / kind, n, dim, wide, kind, queries, asked, truth))
+    if names:
+        rows = np.empty((n, padded_width(dim)), np.float32)
+        at = 0
+        for block in image_blocks(n, dim, SEEDS["items"], wide=wide):
+            rows[at : at + len(block)] = augmented_rows(block.mean, block.uncertainty)
+            at += len(block)
+        for peer in peers(rows, names):
+            for setting, search in peer.settings.items():
+                figures = timed(search, asked, truth)
+                methods.append(
+                    {"method": peer.name, "setting": setting, "build_s": peer.build_s,
+                     "memory_bytes": peer.n_bytes, **figures}
+                )  # fmt: skip
+                if figures["recall"] >= 0.995:
+                    break
+    return {"n": n, "spread": spread, "methods": methods, "ratios": ratios(methods)}
+
+
+def nearest(n: int, dim: int, wide: bool, asked: np.ndarray) -> np.ndarray:
+    """The rows of the K best of each query by brute force."""
+    best = np.full((len(asked), K), -np.inf, np.float32)
+    rows = np.zeros((len(asked), K), np.int64)
+    start = 0
+    for block in image_blocks(n, dim, SEEDS["items"], wide=wide):
+        scores = np.hstack([best, asked @ augmented_rows(block.mean, block.uncertainty).T])
+        numbers = np.broadcast_to(np.arange(start, start + len(block)), (len(asked), len(block)))
+        numbers = np.hstack([rows, numbers])
+        top = np.argpartition(-scores, K - 1, axis=1)[:, :K]
+        best, rows = np.take_along_axis(scores, top, 1), np.take_along_axis(numbers, top, 1)
+        start += len(block)
+    return rows
+
+
+def ours(
+    folder: Path,
+    n: int,
+    dim: int,
+    wide: bool,
+    kind: str,
+    queries: Gaussians,
+    asked: np.ndarray,
+    truth: np.ndarray,
+) -> dict[str, Any]:
+    """The store with one kind of index, and FAISS on that very index."""
+    name, _, recall = kind.partition(" ")
+    settings = IndexSettings(kind=name, recall=float(recall or 0.95))  # type: ignore[arg-type]
+    store = new_store(folder, dim, settings)
+    for number, block in enumerate(image_blocks(n, dim, SEEDS["items"], wide=wide)):
+        store.append(item_rows(block, f"item-{number:03}"))
+    build_s = once(store.refresh_index)
+    store = Store.open(store.folder)
+    open_s = once(lambda: store.search(queries[0], K))
+    singles = [queries[at] for at in range(len(queries))]
+    found = store.search(queries, K).row_id
+    index: Any = store._view().parts[0].index
+    margin = 24 if isinstance(index, FlatIndex) else index.margin
+    index_file = next(p for p in store.folder.glob("csd*") if p.suffix in (".faiss", ".ivf"))
+    one = [asked[at : at + 1] for at in range(len(asked))]
+    # Alternating, so that a busy machine is busy for both.
+    mine, raw = [], []
+    for at in range(len(singles)):
+        mine.append(once(lambda at=at: store.search(singles[at], K)))
+        raw.append(once(lambda at=at: index.search(one[at], K + margin, None)))
+    batch = queries[np.arange(BATCH)]
+    mine_batch, raw_batch = [], []
+    for _ in range(7):
+        mine_batch.append(once(lambda: store.search(batch, K)))
+        raw_batch.append(once(lambda: index.search(asked[:BATCH], K + margin, None)))
     return {
-        "items": n,
-        "recall@10 against brute force": statistics.mean(recall),
-        "one query, ms": 1e3 * ours,
-        "  FAISS flat, ms": 1e3 * raw,
-        "  ratio to FAISS": ours / raw,
-        "  NumPy product, ms": 1e3 * numpy_one,
-        f"batch of {BATCH}, ms": 1e3 * ours_batch,
-        "  FAISS flat batch, ms": 1e3 * raw_batch,
-        "  batch ratio to FAISS": ours_batch / raw_batch,
-        "open and first query, ms": 1e3 * open_s,
-        "10 rows fetched, ms": 1e3 * fetch,
-        "append all, ms": 1e3 * append_s,
-        "refresh, ms": 1e3 * refresh_s,
-        f"append {APPENDED}, ms": 1e3 * grow_s,
-        "next query (rows not folded in), ms": 1e3 * behind_s,
-        "derived files, MiB": size / 2**20,
+        "method": f"ours {kind}",
+        "setting": f"n_probes {index.n_probes} of {index.n_lists}"
+        if isinstance(index, IvfIndex)
+        else "",
+        "recall": recall_of(found, truth),
+        "measured_recall": store.index_facts.recall,
+        "p50_ms": 1e3 * statistics.median(mine[8:]),
+        "p95_ms": 1e3 * float(np.percentile(mine[8:], 95)),
+        "batch_qps": BATCH / statistics.median(mine_batch[1:]),
+        "raw_faiss_p50_ms": 1e3 * statistics.median(raw[8:]),
+        "raw_faiss_batch_qps": BATCH / statistics.median(raw_batch[1:]),
+        "build_s": build_s,
+        "memory_bytes": index_file.stat().st_size,
+        "derived_bytes": sum(path.stat().st_size for path in store.folder.glob("csd*")),
+        "open_and_first_query_ms": 1e3 * open_s,
     }
+
+
+def timed(
+    search: Callable[..., np.ndarray], asked: np.ndarray, truth: np.ndarray
+) -> dict[str, Any]:
+    """Recall and times of one setting of a peer."""
+    faiss.omp_set_num_threads(1)
+    found = np.vstack([search(asked[at : at + 1], K) for at in range(N_QUERIES)])
+    n_timed = 64
+    single = [once(lambda at=at: search(asked[at : at + 1], K)) for at in range(n_timed)]
+    faiss.omp_set_num_threads(os.cpu_count() or 1)
+    batch = [once(lambda: search(asked[:BATCH], K)) for _ in range(4)]
+    return {
+        "recall": recall_of(found, truth),
+        "p50_ms": 1e3 * statistics.median(single[8:]),
+        "p95_ms": 1e3 * float(np.percentile(single[8:], 95)),
+        "batch_qps": BATCH / statistics.median(batch[1:]),
+    }
+
+
+def ratios(methods: list[dict[str, Any]]) -> dict[str, float | str | None]:
+    """What issue 4 asks for: ours against raw FAISS, and against the best peer that keeps up."""
+    found: dict[str, float | str | None] = {}
+    for mine in methods:
+        if not mine["method"].startswith("ours"):
+            continue
+        name = mine["method"].removeprefix("ours ")
+        found[f"{name}: single / raw FAISS"] = mine["p50_ms"] / mine["raw_faiss_p50_ms"]
+        found[f"{name}: batch / raw FAISS"] = mine["raw_faiss_batch_qps"] / mine["batch_qps"]
+        if name == "flat":
+            found["flat: batch-64 throughput / single"] = mine["batch_qps"] * mine["p50_ms"] / 1e3
+            continue
+        target = float(name.split()[1])
+        able = [
+            other
+            for other in methods
+            if not other["method"].startswith("ours") and other["recall"] >= target
+        ]
+        frugal = [other for other in able if other["memory_bytes"] <= mine["memory_bytes"]]
+        for label, others in (("no more memory", frugal), ("any memory", able)):
+            best = min(others, key=lambda other: other["p50_ms"], default=None)
+            key = f"{name}: latency / best peer, {label}"
+            found[key] = None if best is None else mine["p50_ms"] / best["p50_ms"]
+            found[f"{key}, which is"] = (
+                None if best is None else f"{best['method']} {best['setting']}"
+            )
+    return found
+
+
+def recall_of(found: np.ndarray, truth: np.ndarray) -> float:
+    pairs = zip(found, truth, strict=True)
+    return statistics.mean(len(np.intersect1d(one, other)) / K for one, other in pairs)
+
+
+def new_store(folder: Path, dim: int, settings: IndexSettings) -> Store:
+    record = EncoderRecord(
+        name="benchmark", fingerprint="0" * 64, dim=dim, match_logit=MatchLogit(10, -5)
+    )
+    return Store.create(folder / ".prolip-search", encoder=record, index=settings)
 
 
 def item_rows(gaussians: Gaussians, name: str) -> pa.Table:
     n, dim = gaussians.mean.shape
 
-    def vectors(array: np.ndarray[Any, Any]) -> pa.Array:
+    def vectors(array: np.ndarray) -> pa.Array:
         return pa.FixedSizeListArray.from_arrays(pa.array(array.ravel()), dim)
 
     return pa.table(
@@ -131,9 +240,17 @@ def once(action: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def median_s(action: Callable[[], object], n_runs: int) -> float:
-    once(action)
-    return statistics.median(once(action) for _ in range(n_runs))
+def print_run(run: dict[str, Any]) -> None:
+    print(f"\nN = {run['n']:,}, {run['spread']} uncertainties")
+    print(f"{'':<34}{'recall':>8}{'p50 ms':>9}{'p95 ms':>9}{'QPS, 64':>9}{'build s':>9}{'MB':>8}")
+    for one in run["methods"]:
+        name = f"{one['method']} {one['setting']}"
+        print(
+            f"{name:<34}{one['recall']:8.4f}{one['p50_ms']:9.3f}{one['p95_ms']:9.3f}"
+            f"{one['batch_qps']:9.0f}{one['build_s']:9.1f}{one['memory_bytes'] / 1e6:8.0f}"
+        )
+    for name, value in run["ratios"].items():
+        print(f"{name:<58} {value:.2f}" if isinstance(value, float) else f"{name:<58} {value}")
 
 
 if __name__ == "__main__":

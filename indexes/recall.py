@@ -23,9 +23,9 @@ N_QUERIES = 128  # of each kind
 # what is similar to an item; a little; and so much that the query lies far from every item, as
 # texts do.
 NOISE = {"same": 0.0, "near": 0.3, "far": 1.0}
-SPARE = 0.3  # of the misses allowed, kept for what a sample of queries does not show
+SPARE = 0.15  # of the misses allowed, kept for what a sample of queries does not show
 MARGINS = (24, 96, 384)  # candidates beyond k, should rounding to 8 bits hide neighbours
-WIDER = 1.25  # from one number of lists tried to the next
+WIDER = 1.12  # from one number of lists tried to the next
 TIE = 3e-7  # scores nearer to each other than this are equal: as good an answer as any
 SEED = 7
 
