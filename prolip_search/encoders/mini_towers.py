@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import math
 from pathlib import Path
+from typing import cast
 
 import torch
 from efficientnet_lite_pytorch import EfficientNet
@@ -152,10 +153,11 @@ class Members(nn.ModuleList):
     ) -> list[tuple[Tensor, Tensor]]:
         """The Gaussians of the single members, M times ([B, d], [B, d]): what training needs."""
         # All members' tokens attend together: the pass over the trunk's tokens is what costs.
-        learned = torch.stack([member.tokens.all for member in self])  # [M, n, C]
+        members = cast("list[GaussianHead]", list(self))
+        learned = torch.stack([member.tokens.all for member in members])  # [M, n, C]
         seen = attend(learned.flatten(0, 1), tokens, mask)  # [B, M · n, C]
         n = learned.shape[1]
-        return [member(features, seen[:, m * n : (m + 1) * n]) for m, member in enumerate(self)]
+        return [member(features, seen[:, m * n : (m + 1) * n]) for m, member in enumerate(members)]
 
 
 def combine(members: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
