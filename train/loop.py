@@ -95,7 +95,7 @@ def train_heads(
         weight_decay=config.weight_decay,
     )
     # Each member is clipped by itself, as if the others were not there.
-    groups = [
+    members = [
         [*image.parameters(), *text.parameters()]
         for image, text in zip(heads.image.members, heads.text.members, strict=True)
     ]
@@ -128,8 +128,8 @@ def train_heads(
                 )
             optimizer.zero_grad()
             torch.autograd.backward(total)
-            for group in groups:
-                nn.utils.clip_grad_norm_(group, config.clip_norm)
+            for member in members:
+                nn.utils.clip_grad_norm_(member, config.clip_norm)
             optimizer.step()
             # At the start the average must forget the initial weights faster than it will later.
             decay = min(config.ema_decay, (step + 1) / (step + 11))
@@ -195,7 +195,8 @@ def batch_losses(
     # Some ImageNet classes: their names, and photos made up from their classifier rows
     some = torch.from_numpy(rng.permutation(len(features.class_prompts))[: classes.n_per_step])
     prompts = encode_texts(heads, features.class_prompts, some)
-    made_up = image.each(*(part[some] for part in features.prototypes), None)
+    class_features, class_tokens = features.prototypes
+    made_up = image.each(class_features[some], class_tokens[some], None)
     target = batch.classes[:, some].log_softmax(dim=1)
 
     positives = torch.arange(n_photos)[:, None] == owner

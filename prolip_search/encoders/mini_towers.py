@@ -2,7 +2,7 @@
 
 As in ProLIP, learned [CLS] tokens attend for the mean and learned [UNC] tokens for the
 log-variance. With one layer of attention the products of a learned token with the key projection
-are constants, so `AttentivePooling` learns those products themselves; nothing else is different.
+are constants, so `LearnedTokens` learns those products themselves; nothing else is different.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import math
 from pathlib import Path
+from typing import cast
 
 import torch
 from efficientnet_lite_pytorch import EfficientNet
@@ -41,8 +42,8 @@ INITIAL_LOG_VARIANCE = -8.0
 PADDED = -1e4  # added to no probability after the softmax, and finite in float16
 
 
-class AttentivePooling(nn.Module):
-    """Learned [CLS] and [UNC] tokens that each attend to the trunk's tokens and read numbers."""
+class LearnedTokens(nn.Module):
+    """[CLS] and [UNC] tokens of one member, and what each makes of what it attends to."""
 
     def __init__(self, config: HeadsConfig, width: int) -> None:
         super().__init__()
@@ -59,23 +60,24 @@ class AttentivePooling(nn.Module):
         self.cls_bias = nn.Parameter(torch.zeros(config.n_mean_tokens * value_width))
         self.unc_bias = nn.Parameter(torch.zeros(config.n_variance_tokens * value_width))
 
-    def forward(
-        self, tokens: Tensor, mask: Tensor | None, dropout: nn.Dropout
-    ) -> tuple[Tensor, Tensor]:
-        """Tokens [B, P, C], mask [B, P] true where there is one.
+    @property
+    def all(self) -> Tensor:
+        """[n, C], the [CLS] tokens first."""
+        return torch.cat([self.cls, self.unc])
 
-        -> for the mean [B, n_cls · value_width], for the log-variance [B, n_unc · value_width].
-        """
-        logits = tokens @ torch.cat([self.cls, self.unc]).T  # [B, P, n]
-        if mask is not None:
-            logits = logits.masked_fill(~mask[:, :, None], PADDED)
-        read = torch.bmm(logits.softmax(dim=1).transpose(1, 2), tokens)  # [B, n, C]
-        if self.training:
-            # A channel is dropped for all learned tokens at once: another would give it away.
-            read = read * dropout(read.new_ones(len(read), 1, read.shape[2]))
-        cls = torch.einsum("bnc,ncv->bnv", read[:, : self.n_cls], self.cls_value)
-        unc = torch.einsum("bnc,ncv->bnv", read[:, self.n_cls :], self.unc_value)
+    def values(self, seen: Tensor) -> tuple[Tensor, Tensor]:
+        """What each token sees [B, n, C] -> for mean and for log-variance [B, n · value_width]."""
+        cls = torch.einsum("bnc,ncv->bnv", seen[:, : self.n_cls], self.cls_value)
+        unc = torch.einsum("bnc,ncv->bnv", seen[:, self.n_cls :], self.unc_value)
         return cls.flatten(1) + self.cls_bias, unc.flatten(1) + self.unc_bias
+
+
+def attend(learned: Tensor, tokens: Tensor, mask: Tensor | None) -> Tensor:
+    """Learned tokens [n, C] to the trunk's tokens [B, P, C], mask [B, P] -> [B, n, C]."""
+    logits = tokens @ learned.T  # [B, P, n]
+    if mask is not None:
+        logits = logits.masked_fill(~mask[:, :, None], PADDED)
+    return torch.bmm(logits.softmax(dim=1).transpose(1, 2), tokens)
 
 
 class TwoLayers(nn.Module):
@@ -109,7 +111,7 @@ class GaussianHead(nn.Module):
         super().__init__()
         width = config.value_width
         self.input_dropout = nn.Dropout(input_dropout)
-        self.pooling = AttentivePooling(config, token_width)
+        self.tokens = LearnedTokens(config, token_width)
         n_read, n_read_unc = config.n_mean_tokens * width, config.n_variance_tokens * width
         self.features_to_mean = nn.Linear(n_features, config.member_dim)
         self.read_to_mean = nn.Linear(n_read, config.member_dim, bias=False)
@@ -121,12 +123,13 @@ class GaussianHead(nn.Module):
         nn.init.zeros_(self.log_variance.out.weight)
         nn.init.constant_(self.log_variance.out.bias, INITIAL_LOG_VARIANCE)
 
-    def forward(
-        self, features: Tensor, tokens: Tensor, mask: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """[B, F], [B, P, C], [B, P] -> unit mean [B, d], log-variance [B, d]."""
-        read, read_unc = self.pooling(tokens, mask, self.input_dropout)
+    def forward(self, features: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
+        """[B, F], what the learned tokens see [B, n, C] -> unit mean, log-variance [B, d]."""
+        if self.training:
+            # A channel is dropped for all learned tokens at once: another would give it away.
+            seen = seen * self.input_dropout(seen.new_ones(len(seen), 1, seen.shape[2]))
         features = self.input_dropout(features)
+        read, read_unc = self.tokens.values(seen)
         mean = (
             self.features_to_mean(features)
             + self.read_to_mean(read)
@@ -149,7 +152,12 @@ class Members(nn.ModuleList):
         self, features: Tensor, tokens: Tensor, mask: Tensor | None
     ) -> list[tuple[Tensor, Tensor]]:
         """The Gaussians of the single members, M times ([B, d], [B, d]): what training needs."""
-        return [member(features, tokens, mask) for member in self]
+        # All members' tokens attend together: the pass over the trunk's tokens is what costs.
+        members = cast("list[GaussianHead]", list(self))
+        learned = torch.stack([member.tokens.all for member in members])  # [M, n, C]
+        seen = attend(learned.flatten(0, 1), tokens, mask)  # [B, M · n, C]
+        n = learned.shape[1]
+        return [member(features, seen[:, m * n : (m + 1) * n]) for m, member in enumerate(members)]
 
 
 def combine(members: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:

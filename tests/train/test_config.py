@@ -12,7 +12,7 @@ from prolip_search.train.config import TrainConfig, parse_config, read_recipe, r
 
 def test_the_bundled_recipe_is_a_valid_configuration() -> None:
     assert recipe_names() == ["mini"]
-    assert read_recipe("mini").heads.dim == 256
+    assert read_recipe("mini").heads.dim == 384
 
 
 def test_configuration_survives_json() -> None:
