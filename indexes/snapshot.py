@@ -122,20 +122,33 @@ def read_snapshot(folder: Path, *, items_table: str, dim: int) -> Snapshot | Non
     return Snapshot(stamp, rows, index)
 
 
+def drop_snapshot(folder: Path) -> None:
+    """Removes the derived files, so that they are written anew. Needs the lock."""
+    with writes("the search index", folder):
+        (folder / POINTER_NAME).unlink(missing_ok=True)
+        remove_leftovers(folder)
+
+
 def remove_leftovers(folder: Path) -> None:
     """Drops derived and temporary files that nothing refers to. Needs the lock. Raises OSError."""
+    for path in leftover_files(folder):
+        path.unlink(missing_ok=True)
+
+
+def leftover_files(folder: Path) -> list[Path]:
+    """Derived and temporary files that nothing refers to."""
     try:
         pointer = _read_pointer(folder) or {}
     except IndexDamaged:
         pointer = {}
-    current = {
-        part.get("file") for part in (pointer.get("index"), pointer.get("rows")) if
-        isinstance(part, dict)
-    }  # fmt: skip
-    for path in folder.iterdir():
-        is_old = _DERIVED_FILE.fullmatch(path.name) and path.name not in current
-        if is_old or path.name.endswith(TEMPORARY_SUFFIX):
-            path.unlink(missing_ok=True)
+    parts = (pointer.get("index"), pointer.get("rows"))
+    current = {part.get("file") for part in parts if isinstance(part, dict)}
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if path.name.endswith(TEMPORARY_SUFFIX)
+        or (_DERIVED_FILE.fullmatch(path.name) and path.name not in current)
+    )
 
 
 def _read_pointer(folder: Path) -> dict[str, Any] | None:

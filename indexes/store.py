@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import shutil
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pyarrow as pa
 
 from prolip_search.errors import (
@@ -30,7 +32,12 @@ from prolip_search.indexes.manifest import (
 )
 from prolip_search.indexes.reader import IndexReader
 from prolip_search.indexes.schema import checked_rows
-from prolip_search.indexes.snapshot import remove_leftovers, write_snapshot
+from prolip_search.indexes.snapshot import (
+    drop_snapshot,
+    leftover_files,
+    remove_leftovers,
+    write_snapshot,
+)
 from prolip_search.indexes.stamp import stamp_of_version
 
 # Lance takes a tenth of a second to import and a plain query does not need it, so the modules that
@@ -39,6 +46,18 @@ if TYPE_CHECKING:
     from prolip_search.indexes.items import ItemsTable
 
 INDEX_FOLDER = ".prolip-search"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ItemsCheck:
+    """What reading every item found. wrong_ids: of items that do not match their checksum.
+
+    same_in_derived: whether up-to-date derived files hold the same rows; True where there are none.
+    """
+
+    n_items: int
+    wrong_ids: list[str]
+    same_in_derived: bool
 
 
 class Store(IndexReader):
@@ -98,7 +117,8 @@ class Store(IndexReader):
         """
         folder = Path(folder)
         try:
-            taken = {read_manifest(folder).items_table}
+            current = read_manifest(folder)
+            taken = {current.items_table, *current.replaced}
         except (IndexDamaged, IndexTooNew):  # a rebuild is the cure; any table may be in use
             taken = {path.name for path in folder.iterdir() if ITEMS_TABLE.fullmatch(path.name)}
         name = items_table_name(encoder.fingerprint, taken=taken)
@@ -120,12 +140,13 @@ class Store(IndexReader):
         with self.writer():
             if self._published:
                 return
+            tables = {p.name for p in self.folder.iterdir() if ITEMS_TABLE.fullmatch(p.name)}
+            replaced = tuple(sorted(tables - {self.manifest.items_table}))
+            self.manifest = replace(self.manifest, replaced=replaced)
             write_manifest(self.folder, self.manifest)
             self._published = True
-            with writes("the index", self.folder):
-                for path in self.folder.iterdir():
-                    if ITEMS_TABLE.fullmatch(path.name) and path.name != self.manifest.items_table:
-                        shutil.rmtree(path)
+            self._drop_replaced()
+            self.manifest = replace(self.manifest, replaced=())
             self.refresh_index()
 
     @staticmethod
@@ -216,6 +237,59 @@ class Store(IndexReader):
             )
             self._loaded = None
 
+    def verify_items(self) -> ItemsCheck:
+        """Reads every item and compares it with its checksum, and with the derived files.
+
+        Constant memory but for row ids. Raises IndexDamaged where the table cannot be read at all.
+        """
+        items = self._items()
+        row_ids, checksums, wrong = items.verify()
+        same = True
+        if not wrong:
+            view = self._view()
+            stamp = stamp_of_version(items.path, items.version)
+            if view.derived == "current" and view.stamp == stamp:
+                derived = view.table(["row_id", "checksum"])
+                order = np.argsort(row_ids)
+                same = np.array_equal(derived["row_id"].to_numpy(), row_ids[order]) and (
+                    np.array_equal(derived["checksum"].fill_null(0).to_numpy(), checksums[order])
+                )
+        return ItemsCheck(n_items=len(row_ids), wrong_ids=wrong, same_in_derived=same)
+
+    def leftovers(self) -> list[str]:
+        """What a writer that was killed left behind, in the words of a list; the next removes it.
+
+        Raises IndexDamaged.
+        """
+        replaced = [n for n in self.manifest.replaced if (self.folder / n).is_dir()]
+        n_orphans = self._items().count_orphans()
+        return [
+            *(path.name for path in leftover_files(self.folder)),
+            *(f"{name}, which a rebuild replaced" for name in replaced),
+            *([f"{n_orphans} parts of {self.manifest.items_table}"] if n_orphans else []),
+        ]
+
+    def unfinished_rebuilds(self) -> list[str]:
+        """Items tables that wait to be published; `rebuild` goes on with one of its encoder."""
+        known = {self.manifest.items_table, *self.manifest.replaced}
+        tables = {p.name for p in self.folder.iterdir() if ITEMS_TABLE.fullmatch(p.name)}
+        return sorted(tables - known)
+
+    def repair(self) -> None:
+        """Removes leftovers, and writes everything derived anew. Raises IndexDamaged.
+
+        The list of skipped files counts as derived when it cannot be read: an indexing run makes it
+        again.
+        """
+        from prolip_search.indexes.skipped import SkippedFiles
+
+        with self.writer():
+            self._tidy()
+            SkippedFiles(self.folder).drop_if_damaged()
+            self._loaded = None
+            drop_snapshot(self.folder)
+            self.refresh_index()
+
     def record_skipped(self, skipped: pa.Table) -> None:
         """Notes files that were left out (path, reason, detail, size_bytes, mtime_ns).
 
@@ -241,8 +315,21 @@ class Store(IndexReader):
     def _tidy(self) -> None:
         with writes("the index", self.folder):
             remove_leftovers(self.folder)
+        if self._published and self._is_made():
+            self._drop_replaced()
         if (self.folder / self.manifest.items_table).is_dir() and self._is_made():
             self._items().remove_orphans()
+
+    def _drop_replaced(self) -> None:
+        """Drops the tables that a publish replaced; one that was killed could not do it itself."""
+        manifest = read_manifest(self.folder)
+        if not manifest.replaced:
+            return
+        with writes("the index", self.folder):
+            for name in manifest.replaced:
+                if (self.folder / name).is_dir():
+                    shutil.rmtree(self.folder / name)
+        write_manifest(self.folder, replace(manifest, replaced=()))
 
     def _is_made(self) -> bool:
         return (self.folder / MANIFEST_NAME).is_file()

@@ -28,6 +28,7 @@ from prolip_search.ingestion import BATCH_SIZE, Progress, item_rows
 from prolip_search.queries import QueryLike, StoredItem, encode_queries
 from prolip_search.results import Kind, Query, SearchResults
 from prolip_search.status import IndexStatus, index_status
+from prolip_search.verification import VerifyReport, verify_index
 
 RESULT_COLUMNS = ["id", "kind", "path", "text", "metadata", "uncertainty"]
 
@@ -264,6 +265,16 @@ class SearchEngine:
     def status(self) -> IndexStatus:
         """What the index holds; needs no encoder."""
         return index_status(self.store)
+
+    def verify(self, *, repair: bool = False) -> VerifyReport:
+        """Checks the index, its encoder and every file that it remembers; says what to do.
+
+        repair: first removes leftovers and writes anew what is derived from the table. Reads all
+        items once. Raises IndexLocked and IndexNotWritable with repair.
+        """
+        report = verify_index(self.store.folder, lambda store: self.encoder, repair=repair)
+        self.store.reload()
+        return report
 
     def _filter(self, where: str | Filter | None) -> Filter | None:
         """With its folder as paths of the index begin."""

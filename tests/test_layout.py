@@ -22,7 +22,7 @@ LAYERS = (
     {"train"},
     {"engine"},
     {"indexing"},
-    {"ingestion", "queries", "status"},
+    {"ingestion", "queries", "status", "verification"},
     {"indexes", "confidence", "encoders", "images", "changes", "results", "testing"},
     {"distances", "metrics", "files", "exif"},
     {"gaussians"},
