@@ -23,11 +23,13 @@ if TYPE_CHECKING:
 
 def index(
     paths: Annotated[
-        list[Path],
+        list[Path] | None,
         typer.Argument(
-            metavar="PATH", exists=True, readable=False, help="Folders of photos, or photos."
+            metavar="PATH",
+            show_default=False,
+            help="Folders of photos, or photos; by default the folders of earlier runs.",
         ),
-    ],
+    ] = None,
     index: options.IndexFolder = None,
     encoder: Annotated[
         str | None,
@@ -41,6 +43,21 @@ def index(
     batch_size: Annotated[
         int, typer.Option(min=1, help="Photos per commit; a run that is cut short loses no more.")
     ] = 256,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PATTERN",
+            help="Leave out what matches, as in .gitignore; more than once for more patterns. "
+            "A file .prolip-search-ignore in a folder does the same for good.",
+        ),
+    ] = None,
+    prune: Annotated[
+        bool,
+        typer.Option(
+            "--prune",
+            help="Drop what is gone, even most of a folder or all of it.",
+        ),
+    ] = False,
     report: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="List every skipped file and its reason, as JSON Lines."),
@@ -60,21 +77,29 @@ def index(
     """
     options.show_messages()
     folder = options.index_folder(index) or Path(options.INDEX_FOLDER)
+    roots = paths or None
     try:
         with progress_bar("Indexing") as progress:
             if rebuild:
                 encoder = encoder or _encoder_name(folder)
                 engine, done = prolip_search.SearchEngine.rebuild(
                     folder,
-                    paths,
+                    roots,
                     encoder=encoder,
                     runtime=runtime,
+                    exclude=exclude or (),
                     batch_size=batch_size,
                     progress=progress,
                 )
             else:
-                engine = _open_or_create(folder, encoder, runtime)
-                done = engine.index(paths, batch_size=batch_size, progress=progress)
+                engine = _open_or_create(folder, encoder, runtime, roots)
+                done = engine.index(
+                    roots,
+                    prune=prune,
+                    exclude=exclude or (),
+                    batch_size=batch_size,
+                    progress=progress,
+                )
     except KeyboardInterrupt:
         note("Stopped. What was done is kept; run the same command to go on.")
         raise
@@ -89,11 +114,23 @@ def index(
         raise typer.Exit(1)
 
 
-def _open_or_create(folder: Path, encoder: str | None, runtime: options.Runtime) -> SearchEngine:
+def _open_or_create(
+    folder: Path, encoder: str | None, runtime: options.Runtime, roots: list[Path] | None
+) -> SearchEngine:
     try:
         wanted = prolip_search.load_encoder(encoder, runtime=runtime) if encoder else None
         return prolip_search.SearchEngine.open(folder, encoder=wanted, runtime=runtime)
     except IndexNotFound:
+        if roots is None:
+            raise QueryError(
+                "There is no index here whose folders could be looked at again. "
+                "Name the photos: `prolip-search index PATH`."
+            ) from None
+        for root in roots:
+            if not root.exists():  # a typing error makes no index
+                raise QueryError(
+                    f"There is no file or folder {root}. Check the spelling."
+                ) from None
         return prolip_search.SearchEngine.create(folder, encoder=encoder or "mini", runtime=runtime)
 
 

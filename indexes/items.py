@@ -130,12 +130,14 @@ class ItemsTable:
             found.update(self._read(columns=["id"], filter=predicate)["id"].to_pylist())
         return found
 
-    def read(self, *, newer_than: int = 0) -> pa.Table:
+    def read(self, *, newer_than: int = 0, ids: Sequence[str] | None = None) -> pa.Table:
         """All columns and `row_id`, ordered by row id; only rows written after that version.
 
-        Raises IndexDamaged when a row is not what was written.
+        ids: only these items. Raises IndexDamaged when a row is not what was written.
         """
         predicate = f"_row_last_updated_at_version > {newer_than}" if newer_than else None
+        if ids is not None:
+            predicate = " OR ".join(_in_lists(ids)) or "false"
         schema = items_schema(self.dim)
         present = [name for name in schema.names if name in self._dataset.schema.names]
         table = self._read(columns=present, filter=predicate, with_row_id=True)

@@ -203,6 +203,22 @@ class Store(IndexReader):
             self._loaded = None
         return n_deleted
 
+    def read_items(self, ids: Sequence[str], columns: Sequence[str]) -> pa.Table:
+        """Some columns of some items, as last written, in no promised order; unknown ids are none.
+
+        Unlike `rows` it reads no more of a table that is being written to than these items.
+        """
+        return self._items().read(ids=ids).select(columns)
+
+    def remember_roots(self, roots: Sequence[str]) -> None:
+        """Notes which folders the index is of, as paths of items are written."""
+        with self.writer():
+            if tuple(roots) == self.manifest.roots:
+                return
+            self.manifest = replace(self.manifest, roots=tuple(roots))
+            if self._published:
+                write_manifest(self.folder, self.manifest)
+
     def move(self, moved: pa.Table) -> int:
         """Gives items a new path in one commit: (id, path, mtime_ns); how many there were.
 

@@ -96,23 +96,30 @@ class SearchEngine:
 
     def index(
         self,
-        paths: str | Path | Sequence[str | Path],
+        paths: str | Path | Sequence[str | Path] | None = None,
         *,
+        prune: bool = False,
+        exclude: Sequence[str] = (),
         batch_size: int = BATCH_SIZE,
         progress: Progress = lambda n_done, n_total: None,
     ) -> IndexReport:
         """Brings the index up to date with the photos under `paths` (folders or files).
 
-        Only what is new or changed is encoded; what is gone from `paths` is dropped. Bad files are
-        reported, never raised. Every batch of `batch_size` photos is committed, so a run that is
-        stopped goes on where it was. Raises QueryError, IndexLocked, IndexNotWritable.
+        paths: by default the folders of earlier runs. Only what is new or changed is encoded; files
+        of the same bytes are encoded once. What is gone from `paths` is dropped, unless it is more
+        than half of a folder: a disk may not be mounted, so that takes `prune`. exclude: patterns
+        as in .gitignore, relative to each folder. Bad files are reported, never raised. Every batch
+        of `batch_size` photos is committed, so a run that is stopped goes on where it was. Raises
+        QueryError, IndexLocked, IndexNotWritable.
         """
         if batch_size < 1:
             raise QueryError(f"A batch holds at least one photo, not {batch_size}.")
         return update(
             self.store,
             lambda: self.encoder,
-            [paths] if isinstance(paths, str | Path) else list(paths),
+            [paths] if isinstance(paths, str | Path) else paths,
+            prune=prune,
+            exclude=exclude,
             batch_size=batch_size,
             progress=progress,
         )
@@ -121,19 +128,22 @@ class SearchEngine:
     def rebuild(
         cls,
         folder: str | Path,
-        paths: str | Path | Sequence[str | Path],
+        paths: str | Path | Sequence[str | Path] | None = None,
         *,
         encoder: str | Path | Encoder = MINI,
         runtime: Runtime = "auto",
+        exclude: Sequence[str] = (),
         batch_size: int = BATCH_SIZE,
         progress: Progress = lambda n_done, n_total: None,
     ) -> tuple[SearchEngine, IndexReport]:
         """A new index of `paths` in the place of the one at `folder`, whatever state that is in.
 
-        The old one answers until the new one is complete; a run that is stopped goes on where it
-        was. Raises as `create` and `index` do.
+        paths: by default the folders that the old one is of. The old one answers until the new one
+        is complete; a run that is stopped goes on where it was. Raises as `create` and `index` do.
         """
         folder = Path(os.path.realpath(folder))
+        if paths is None:
+            paths = [folder.parent / root for root in Store.open(folder).manifest.roots]
         encoder = _loaded(encoder, runtime)
         try:
             store = Store.rebuild(folder, encoder=_record(encoder))
@@ -142,7 +152,7 @@ class SearchEngine:
         # What was left out before is looked at again: this encoder, or this version, may read it.
         store.forget_skipped(store.skipped()["path"].to_pylist())
         fresh = cls(store, encoder=encoder, runtime=runtime)
-        report = fresh.index(paths, batch_size=batch_size, progress=progress)
+        report = fresh.index(paths, exclude=exclude, batch_size=batch_size, progress=progress)
         store.publish()
         return fresh, report
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any, Literal
 
 import pyarrow.compute as pc
 
+from prolip_search.changes import relative_path
 from prolip_search.encoders.protocol import Encoder
 from prolip_search.errors import EncoderError, IndexDamaged, UnreadableImage
 from prolip_search.files import content_hash, read_file, stat_file
@@ -194,8 +196,15 @@ def _remembered(store: Store) -> list[dict[str, Any]]:
 
 
 def _check_files(store: Store) -> Iterator[Finding]:
+    away = Counter[Path]()  # folders that were indexed and whose disk may not be mounted
+    roots = [Path(os.path.normpath(store.root / path)) for path in store.manifest.roots]
+    empty = [root for root in roots if not root.is_dir() or not any(root.iterdir())]
     for row in _remembered(store):
         file = Path(os.path.normpath(store.root / row["path"]))
+        home = next((root for root in empty if file.is_relative_to(root)), None)
+        if home is not None:
+            away[home] += 1
+            continue
         try:
             found = stat_file(file)
             changed = found.size_bytes != row["size_bytes"]
@@ -211,3 +220,10 @@ def _check_files(store: Store) -> Iterator[Finding]:
             advice = "Index its folder again."
             what = "changed since it was indexed"
             yield Finding(part="file", path=row["path"], what=what, advice=advice)
+    for home, n in away.items():
+        yield Finding(
+            part="file",
+            path=relative_path(home, store.root),
+            what=f"is {'empty' if home.exists() else 'not there'}, and {n:,} files with it",
+            advice="Mount its disk, or run `prolip-search index --prune`.",
+        )

@@ -25,7 +25,7 @@ LAYERS = (
     {"ingestion", "queries", "status", "verification"},
     {"indexes", "confidence", "encoders", "images", "changes", "results", "testing"},
     {"distances", "metrics", "files", "exif"},
-    {"gaussians"},
+    {"gaussians", "ignoring"},
     {"errors"},
 )
 # Libraries that cost a quarter of a second and more; a query does without them.

@@ -77,6 +77,17 @@ def test_files_that_are_gone_or_changed_are_named(engine: SearchEngine, tmp_path
     assert engine.verify().clean
 
 
+def test_a_folder_that_may_not_be_mounted_is_one_finding(
+    engine: SearchEngine, tmp_path: Path
+) -> None:
+    (tmp_path / "photos").rename(tmp_path / "away")
+    report = engine.verify()
+    assert found(report) == [("file", "photos")]
+    assert report.findings[0].what == "is not there, and 6 files with it"
+    (tmp_path / "photos").mkdir()
+    assert engine.verify().findings[0].what == "is empty, and 6 files with it"
+
+
 @pytest.mark.parametrize("name", ["csd.json", "csd-*.faiss", "csd-*.arrow"])
 def test_damaged_derived_files_are_found_and_mended(engine: SearchEngine, name: str) -> None:
     engine.store.refresh_index()

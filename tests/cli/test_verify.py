@@ -49,6 +49,7 @@ def test_many_findings_are_counted_and_not_all_listed(run: Run, indexed: Path) -
     run("index", indexed)
     for photo in indexed.iterdir():
         photo.unlink()
+    (indexed / "note.txt").touch()
     ran = run("verify")
     assert ran.out.count("is gone") == 20
     assert "and 16 more of file" in ran.err
