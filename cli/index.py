@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -65,6 +66,10 @@ def index(
     strict: Annotated[
         bool, typer.Option("--strict", help="End with status 1 if a file was skipped.")
     ] = False,
+    watch: Annotated[
+        bool,
+        typer.Option("--watch", help="Go on: look again whenever a photo changes, until Ctrl-C."),
+    ] = False,
     rebuild: Annotated[
         bool, typer.Option("--rebuild", help="Forget the old index and begin anew.")
     ] = False,
@@ -78,6 +83,10 @@ def index(
     options.show_messages()
     folder = options.index_folder(index) or Path(options.INDEX_FOLDER)
     roots = paths or None
+    if watch and not rebuild:
+        engine = _open_or_create(folder, encoder, runtime, roots)
+        _watch(engine, roots, prune=prune, exclude=exclude or (), batch_size=batch_size)
+        return
     try:
         with progress_bar("Indexing") as progress:
             if rebuild:
@@ -103,15 +112,40 @@ def index(
     except KeyboardInterrupt:
         note("Stopped. What was done is kept; run the same command to go on.")
         raise
-    print(report_summary(done))
-    for line in [*done.notes, *skipped_lines(done.skipped)]:
-        note(line)
+    _tell(done)
+    if watch:
+        _watch(engine, roots, prune=prune, exclude=exclude or (), batch_size=batch_size)
+        return
     if report is not None:
         _write_report(done, report)
     if done.skipped and done.n_photos == 0:
         raise QueryError("No photo was indexed: every file that was found is listed above.")
     if done.n_photos == 0 or (strict and done.skipped):
         raise typer.Exit(1)
+
+
+def _tell(done: IndexReport) -> None:
+    print(report_summary(done), flush=True)
+    for line in [*done.notes, *skipped_lines(done.skipped)]:
+        note(line)
+
+
+def _watch(
+    engine: SearchEngine,
+    roots: list[Path] | None,
+    *,
+    prune: bool,
+    exclude: Sequence[str],
+    batch_size: int,
+) -> None:
+    note("Watching for changes; Ctrl-C ends it.")
+    reports = engine.watch(roots, prune=prune, exclude=exclude, batch_size=batch_size)
+    try:
+        for number, done in enumerate(reports):
+            if number == 0 or done.n_new or done.n_removed:
+                _tell(done)
+    except KeyboardInterrupt:
+        note("Stopped. The index is as up to date as the last line above says.")
 
 
 def _open_or_create(

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL.Image import Image
+from PIL.Image import new as new_image
 
 from prolip_search.changes import relative_path
 from prolip_search.distances import inclusion
@@ -28,7 +31,10 @@ from prolip_search.ingestion import BATCH_SIZE, Progress, item_rows
 from prolip_search.queries import QueryLike, StoredItem, encode_queries
 from prolip_search.results import Kind, Query, SearchResults
 from prolip_search.status import IndexStatus, index_status
+from prolip_search.timings import Timings
 from prolip_search.verification import VerifyReport, verify_index
+
+logger = logging.getLogger(__name__)
 
 RESULT_COLUMNS = ["id", "kind", "path", "text", "metadata", "uncertainty"]
 
@@ -43,6 +49,7 @@ class SearchEngine:
     def __init__(self, store: Store, *, encoder: Encoder | None, runtime: Runtime) -> None:
         """Used by `create` and `open`."""
         self.store = store
+        self.timings = Timings()  # of all searches so far: open, load, encode, search, fetch
         self._runtime: Runtime = runtime
         self._encoder = None if encoder is None else _matching(encoder, store)
 
@@ -122,6 +129,32 @@ class SearchEngine:
             exclude=exclude,
             batch_size=batch_size,
             progress=progress,
+        )
+
+    def watch(
+        self,
+        paths: str | Path | Sequence[str | Path] | None = None,
+        *,
+        stop: threading.Event | None = None,
+        prune: bool = False,
+        exclude: Sequence[str] = (),
+        batch_size: int = BATCH_SIZE,
+    ) -> Iterator[IndexReport]:
+        """`index` now, and again after each burst of changes under `paths`, until `stop` is set.
+
+        Yields the report of each run. Waits while another process writes. Raises as `index` does.
+        """
+        # What it watches with is needed nowhere else.
+        from prolip_search.watching import watch
+
+        paths = [paths] if isinstance(paths, str | Path) else paths
+        named = [self.store.root / p for p in self.store.manifest.roots] if paths is None else paths
+        return watch(
+            lambda: self.index(paths, prune=prune, exclude=exclude, batch_size=batch_size),
+            [Path(os.path.realpath(path)) for path in named],
+            index_folder=self.store.folder,
+            stop=stop,
+            on_locked=lambda error: logger.info("%s Waiting for it.", error),
         )
 
     @classmethod
@@ -230,26 +263,40 @@ class SearchEngine:
         """`search` for many queries, in order, encoded and ranked together."""
         if len(queries) == 0:
             return []
-        gaussians, described = encode_queries(queries, self.store, lambda: self.encoder)
+        with self.timings.stage("encode"):
+            gaussians, described = encode_queries(queries, self.store, lambda: self.encoder)
         own = [self.store.row_of(q.id) if isinstance(q, StoredItem) else None for q in queries]
         # A stored item is not its own answer: fetch one more and leave it out.
         n_extra = int(any(row is not None for row in own))
         first = 0 if n_extra else offset
-        hits = self.store.search(
-            gaussians,
-            k + n_extra + offset - first,
-            kinds=kinds,
-            rank_by=rank_by,
-            offset=first,
-            where=self._filter(where),
-        )
+        with self.timings.stage("search"):
+            hits = self.store.search(
+                gaussians,
+                k + n_extra + offset - first,
+                kinds=kinds,
+                rank_by=rank_by,
+                offset=first,
+                where=self._filter(where),
+            )
         answers = []
         for i, query in enumerate(described):
             wanted = (hits.row_id[i] >= 0) & (hits.row_id[i] != (-1 if own[i] is None else own[i]))
             chosen = np.flatnonzero(wanted)[offset - first :][:k]
             row_ids, csd = hits.row_id[i, chosen], hits.csd[i, chosen]
-            answers.append(self._answer(query, gaussians[i], row_ids, csd, rank_by, offset))
+            with self.timings.stage("fetch"):
+                answers.append(self._answer(query, gaussians[i], row_ids, csd, rank_by, offset))
         return answers
+
+    def warm_up(self, query: QueryLike = "a") -> None:
+        """Loads what a query of this kind needs: the index, the encoder, and its tower."""
+        with self.timings.stage("open"):
+            _ = self.store.version
+        with self.timings.stage("load"):
+            if isinstance(query, str):
+                self.encoder.encode_texts(["a"])
+            elif isinstance(query, Path | Image):
+                side = self.encoder.image_size
+                self.encoder.encode_images([new_image("RGB", (side, side))])
 
     def similar(
         self,

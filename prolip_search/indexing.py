@@ -55,6 +55,11 @@ class IndexReport:
         return n_seen + self.n_missing
 
     @property
+    def n_new(self) -> int:
+        """Photos of which the index learnt something: added, changed or moved."""
+        return self.n_added + self.n_changed + self.n_moved
+
+    @property
     def images_per_s(self) -> float:
         """Photos encoded per second of the whole run."""
         return (self.n_added + self.n_changed) / max(self.seconds, 1e-9)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -233,3 +234,25 @@ def test_patterns_leave_photos_out(run: Run, photos: Path) -> None:
     assert run("index", photos).out.startswith("5 photos in the index: 1 new, 4 unchanged, 1 gone")
     refused = run("index", photos, "--exclude", "!")
     assert (refused.status, refused.err.count("\n")) == (2, 1)
+
+
+def test_watching_ends_with_ctrl_c_and_status_0(
+    run: Run, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def watch(*roots: Path, **options: object) -> Iterator[set[object]]:
+        """As watchfiles does: nothing for a while, a change, a change that is none, Ctrl-C."""
+        assert list(roots) == [photos]
+        yield set()
+        Image.new("RGB", (32, 24), "pink").save(photos / "pink.ppm")
+        yield {"a change"}
+        yield {"a change"}
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("watchfiles.watch", watch)
+    ran = run("index", photos, "--watch")
+    assert ran.status == 0
+    assert without_time(ran.out).splitlines() == [
+        "6 photos in the index: 6 new (TIME)",
+        "7 photos in the index: 1 new, 6 unchanged (TIME)",
+    ]
+    assert ran.err.startswith("Watching for changes; Ctrl-C ends it.\n")
