@@ -42,7 +42,13 @@ SAMPLES = {
         "datasets/images/flower.jpg",  # by vultilion, some rights reserved
     ],
 }
-QUERIES = ("a cat", "something to drink", "a rocket at night", "a flower", "a person smiling")
+QUERIES = (
+    "a cat",
+    "a cup of coffee",
+    "a rocket taking off",
+    "a man with a camera",
+    "an old building in the mountains",
+)
 QUERIES_FOR_A_FOLDER = ("people outdoors", "an animal", "something to eat", "a building", "water")
 
 

@@ -1,0 +1,58 @@
+"""What the figures of the model card count."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from prolip_search.gaussians import Gaussians
+from prolip_search.train.evaluate import (
+    agreement,
+    inclusion_share,
+    length_correlation,
+    retrieval,
+)
+
+AXES = np.eye(4, dtype=np.float32)
+
+
+def gaussians(mean: np.ndarray, log_variance: list[float]) -> Gaussians:
+    """One log-variance for all dimensions of a row."""
+    return Gaussians(mean, np.repeat(np.array(log_variance)[:, None], mean.shape[1], axis=1))
+
+
+def test_perfect_retrieval_sums_to_six_hundred() -> None:
+    images = gaussians(AXES, [-6] * 4)
+    texts = gaussians(np.repeat(AXES, 2, axis=0), [-5] * 8)
+    recalls = retrieval(images, texts, np.repeat(np.arange(4), 2))
+    assert recalls["csd"].rsum == recalls["cosine"].rsum == 600
+
+
+def test_any_of_an_images_captions_counts() -> None:
+    images = gaussians(AXES[:2], [-6] * 2)
+    texts = gaussians(AXES[[0, 1, 0, 1]], [-5] * 4)  # the second and third are mixed up
+    recalls = retrieval(images, texts, np.array([0, 0, 1, 1]))["cosine"]
+    assert recalls.t2i == (50, 100, 100)
+    # Each image's best caption shares its place with one of the other's, and a tie is lost.
+    assert recalls.i2t == (0, 100, 100)
+
+
+def test_distractors_enlarge_only_the_gallery_of_images() -> None:
+    images, texts = gaussians(AXES[:2], [-6] * 2), gaussians(AXES[:2], [-5] * 2)
+    nearer = gaussians(AXES[:1], [-9])
+    recalls = retrieval(images, texts, np.arange(2), distractors=nearer)["csd"]
+    assert recalls.t2i[0] == 50
+    assert recalls.i2t[0] == 100
+
+
+def test_uncertainty_and_inclusion_are_counted_by_row() -> None:
+    narrow = gaussians(AXES, [-6, -6, -6, -6])
+    wide = gaussians(AXES, [-4, -4, -4, -8])
+    assert agreement(narrow, wide) == inclusion_share(narrow, wide) == 0.75
+    assert agreement(narrow, narrow) == inclusion_share(narrow, narrow) == 0
+
+
+def test_longer_and_more_certain_correlate_negatively_over_all_sets_together() -> None:
+    texts = [["a dog runs .", "a dog ."], ["dog", "a"]]
+    sets = [gaussians(AXES[:2], [-8, -7]), gaussians(AXES[2:], [-6, -5])]
+    assert length_correlation(texts, sets) == pytest.approx(-0.949, abs=1e-3)

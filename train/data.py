@@ -1,0 +1,268 @@
+"""Captioned photos on disk, and the features of the frozen trunks that the heads are trained on.
+
+A split is one Parquet file with the columns `id`, `captions` (a list of texts) and `image` (the
+bytes of a photo). The trunks never change, so each photo and caption goes through them once:
+`cache_features` keeps what comes out in blocks, each written whole and then renamed, and an
+interrupted caching goes on with the first block that is missing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from prolip_search.errors import TrainingDataError
+
+COLUMNS = ("id", "captions", "image")
+N_PHOTOS_PER_BLOCK = 512  # 102 MB of features: little is lost when a block is interrupted
+N_TEXTS_PER_BLOCK = 4096
+N_PHOTOS_PER_PASS = 32
+N_TEXTS_PER_PASS = 128
+CROP_AREA = (0.5, 0.9)  # of the photo's
+CROP_LOG_RATIO = (-0.15, 0.15)
+
+Progress = Callable[[str, int, int], None]  # what, done, total
+
+
+class Trunks(Protocol):
+    """The frozen networks below the heads, and what has to be known to keep their outputs."""
+
+    fingerprint: str  # weights, tokenizer and preprocessing: another one, other features
+
+    def prepare(self, image: Image.Image) -> npt.NDArray[np.uint8]:
+        """RGB image -> pixels [3, H, W]."""
+
+    def image(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """Pixels [B, 3, H, W] -> tokens [B, P, C]."""
+
+    def tokenize(self, texts: Sequence[str]) -> list[npt.NDArray[np.int64]]:
+        """Token ids of each text, without padding."""
+
+    def text(self, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        """Ids [B, L], padded with 0 -> tokens [B, L, E]."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """One Parquet file: N photos, each with at least one caption."""
+
+    name: str
+    ids: list[str]
+    captions: list[list[str]]
+    images: pa.ChunkedArray  # encoded bytes
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def photo(self, row: int) -> Image.Image:
+        """The photo of a row, RGB. Raises TrainingDataError when its bytes are no image."""
+        try:
+            return Image.open(io.BytesIO(self.images[row].as_py())).convert("RGB")
+        except (OSError, ValueError, TypeError) as error:
+            raise TrainingDataError(
+                f"The image of row {row} ({self.ids[row]}) of {self.name}.parquet cannot be "
+                f"decoded: {error}. Take the row out of the file."
+            ) from error
+
+
+def read_split(folder: Path, name: str, *, n_photos: int | None = None) -> Split:
+    """The split `name` of a data folder, its first `n_photos` rows if given.
+
+    Raises TrainingDataError: no such file, not Parquet, columns missing, no rows, no captions.
+    """
+    path = folder / f"{name}.parquet"
+    if not path.is_file():
+        raise TrainingDataError(
+            f"There is no {path}. The data folder must hold train.parquet and val.parquet with the "
+            f"columns {', '.join(COLUMNS)}."
+        )
+    try:
+        found = pq.read_schema(path).names
+        missing = [column for column in COLUMNS if column not in found]
+        if missing:
+            raise TrainingDataError(
+                f"{path} has no column {', '.join(missing)} (it has {', '.join(found)}). "
+                f"It needs {', '.join(COLUMNS)}: text, list of texts, bytes of a photo."
+            )
+        table = pq.read_table(path, columns=list(COLUMNS)).slice(0, n_photos)
+    except pa.ArrowException as error:
+        raise TrainingDataError(f"{path} is not a readable Parquet file: {error}.") from error
+    captions = table["captions"].to_pylist()
+    if not captions:
+        raise TrainingDataError(f"{path} has no rows; training needs captioned photos.")
+    for row, texts in enumerate(captions):
+        if not isinstance(texts, list) or not texts or not all(isinstance(t, str) for t in texts):
+            raise TrainingDataError(
+                f"Row {row} of {path} has no list of captions (found {texts!r}); "
+                "each photo needs at least one text."
+            )
+    return Split(name, [str(i) for i in table["id"].to_pylist()], captions, table["image"])
+
+
+@dataclass(frozen=True)
+class TextFeatures:
+    """Tokens of T texts, end to end: texts differ in length, and padding would double the size."""
+
+    tokens: Tensor  # [sum of lengths, E] float16
+    offsets: Tensor  # [T + 1] int64
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def batch(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows [B] -> tokens [B, L, E] float32, zero where padded, and their mask [B, L]."""
+        lengths = self.offsets[rows + 1] - self.offsets[rows]
+        steps = torch.arange(int(lengths.max()))
+        mask = steps < lengths[:, None]
+        positions = (self.offsets[rows, None] + steps).clamp(max=len(self.tokens) - 1)
+        return self.tokens[positions].float() * mask[..., None], mask
+
+
+PhotoBlocks = Callable[[], Iterator[Tensor]]  # tokens [n, P, C] float16, block after block
+
+
+def photo_blocks(
+    split: Split, view: str, trunks: Trunks, folder: Path, progress: Progress
+) -> PhotoBlocks:
+    """The trunk's tokens of every photo of a split in one view, cached now and read when called.
+
+    view: `whole`, `flipped`, or `crop` (a random part of at least half the area, either way round).
+    """
+
+    def encode(rows: range) -> dict[str, Tensor]:
+        passes = []
+        for start in range(rows.start, rows.stop, N_PHOTOS_PER_PASS):
+            some = range(start, min(start + N_PHOTOS_PER_PASS, rows.stop))
+            pixels = np.stack([_prepare_view(split.photo(row), view, row, trunks) for row in some])
+            passes.append(torch.from_numpy(trunks.image(pixels)).half())
+        return {"tokens": torch.cat(passes)}
+
+    what = f"{split.name} photos, {view}"
+    read = partial(
+        _cached_blocks,
+        folder / f"{split.name}-photos-{view}",
+        len(split),
+        N_PHOTOS_PER_BLOCK,
+        encode,
+    )
+    for _ in read(lambda done: progress(what, done, len(split))):
+        pass  # made and kept; a block is read again when it is needed
+    return lambda: (block["tokens"] for block in read(lambda done: None))
+
+
+def _prepare_view(photo: Image.Image, view: str, row: int, trunks: Trunks) -> npt.NDArray[np.uint8]:
+    if view == "crop":
+        rng = np.random.default_rng(row)
+        area, ratio = rng.uniform(*CROP_AREA), np.exp(rng.uniform(*CROP_LOG_RATIO))
+        width, height = min(1.0, np.sqrt(area) * ratio), min(1.0, np.sqrt(area) / ratio)
+        left, top = rng.uniform(0, 1 - width), rng.uniform(0, 1 - height)
+        box = (left, top, left + width, top + height)
+        sides = (photo.width, photo.height) * 2
+        photo = photo.crop(tuple(round(b * side) for b, side in zip(box, sides, strict=True)))
+        view = "flipped" if rng.random() < 0.5 else "whole"
+    pixels = trunks.prepare(photo)
+    return np.ascontiguousarray(pixels[..., ::-1]) if view == "flipped" else pixels
+
+
+def text_features(
+    texts: Sequence[str], what: str, trunks: Trunks, folder: Path, progress: Progress
+) -> TextFeatures:
+    """Tokens of every text, in order; `what` names them in the progress and, with a digest of the
+    texts themselves, in the cache."""
+
+    def encode(rows: range) -> dict[str, Tensor]:
+        ids = trunks.tokenize([texts[row] for row in rows])
+        lengths = np.array([len(i) for i in ids])
+        outputs: list[npt.NDArray[np.float16]] = [np.empty(0, np.float16)] * len(ids)
+        # Sorted by length, a pass holds hardly any padding.
+        order = np.argsort(lengths, kind="stable")
+        for start in range(0, len(order), N_TEXTS_PER_PASS):
+            some = order[start : start + N_TEXTS_PER_PASS]
+            padded = np.zeros((len(some), lengths[some].max()), np.int64)
+            for place, row in enumerate(some):
+                padded[place, : lengths[row]] = ids[row]
+            tokens = trunks.text(padded).astype(np.float16)
+            for place, row in enumerate(some):
+                outputs[row] = tokens[place, : lengths[row]]
+        return {
+            "tokens": torch.from_numpy(np.concatenate(outputs)),
+            "lengths": torch.from_numpy(lengths.astype(np.int64)),
+        }
+
+    blocks = list(
+        _cached_blocks(
+            folder / f"{what.replace(' ', '-')}-{cache_key(*texts)[:8]}",
+            len(texts),
+            N_TEXTS_PER_BLOCK,
+            encode,
+            lambda done: progress(what, done, len(texts)),
+        )
+    )
+    lengths = torch.cat([block["lengths"] for block in blocks])
+    offsets = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
+    return TextFeatures(torch.cat([block["tokens"] for block in blocks]), offsets)
+
+
+def batches(n_rows: int, n_per_batch: int = 1000) -> Iterator[Tensor]:
+    """The rows 0 to n_rows, some at a time: what is computed for all need not exist for all."""
+    for start in range(0, n_rows, n_per_batch):
+        yield torch.arange(start, min(start + n_per_batch, n_rows))
+
+
+def cache_key(*parts: Any) -> str:
+    """Sixteen digits that change whenever anything the features depend on does."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def split_key(split: Split) -> str:
+    """A digest of a split's photos and captions."""
+    digest = hashlib.sha256(json.dumps([split.ids, split.captions]).encode())
+    for chunk in split.images.chunks:
+        for buffer in chunk.buffers():
+            if buffer is not None:
+                digest.update(buffer)
+    return digest.hexdigest()
+
+
+def _cached_blocks(
+    folder: Path,
+    n_rows: int,
+    n_per_block: int,
+    encode: Callable[[range], dict[str, Tensor]],
+    progress: Callable[[int], None],
+) -> Iterator[dict[str, Tensor]]:
+    folder.mkdir(parents=True, exist_ok=True)
+    for start in range(0, n_rows, n_per_block):
+        rows = range(start, min(start + n_per_block, n_rows))
+        path = folder / f"{start:07d}.safetensors"
+        block = _read_block(path)
+        if block is None:
+            block = encode(rows)
+            unfinished = path.with_suffix(".part")
+            save_file(block, unfinished)
+            unfinished.replace(path)
+        progress(rows.stop)
+        yield block
+
+
+def _read_block(path: Path) -> dict[str, Tensor] | None:
+    try:
+        return load_file(path)
+    except (FileNotFoundError, SafetensorError):  # missing or damaged: made anew
+        return None
