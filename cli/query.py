@@ -53,6 +53,7 @@ def query(
 
     Exit status: 0 something was found, 1 nothing, 2 an error.
     """
+    spent = Breakdown() if timings else None
     words = text or []
     if bool(words) == (image is not None):
         raise QueryError(
@@ -61,7 +62,6 @@ def query(
         )
     chosen = options.chosen_filter(where, after, before, folder, near)
     form = Form.of(json=json, jsonl=jsonl, null=null, thumbnails=thumbnails)
-    spent = Breakdown() if timings else None
     engine = options.open_engine(index, runtime)
     many = words == ["-"]
     one = image if image is not None else " ".join(words)
