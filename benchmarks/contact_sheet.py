@@ -1,21 +1,24 @@
 """Queries and their first results as one picture, for a person to judge whether they are sensible.
 
     python -m benchmarks.contact_sheet --index FOLDER --out sheet.png "a dog in the snow" …
+    python -m benchmarks.contact_sheet --top 3 --out docs/demo.jpg
 
-Draws what `SearchEngine.search` returns; the index says which photos, so the licence of the sheet
-is that of the photos.
+Draws what `SearchEngine.search` returns. The licence of a sheet is that of its photos; without an
+index it is the demo's photos, with the demo's questions, as in the README.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from prolip_search import SearchEngine, SearchResults
+from prolip_search.cli.demo import QUERIES, sample_photos
 
 TILE, GAP, CAPTION, TITLE = 180, 10, 20, 30  # pixels
 GROUND, INK, FAINT, BAR = "#ffffff", "#1d2733", "#6b7785", "#3d7ea6"
@@ -62,14 +65,19 @@ def draw_sheet(answers: Sequence[SearchResults], n_columns: int) -> Image.Image:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--index", type=Path, required=True, help="a folder that holds an index")
+    parser.add_argument("--index", type=Path, help="a folder that holds an index")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--top", type=int, default=5)
-    parser.add_argument("queries", nargs="+")
+    parser.add_argument("queries", nargs="*", default=QUERIES)
     options = parser.parse_args()
-    engine = SearchEngine.open(options.index)
-    sheet = draw_sheet(engine.search_many(options.queries, options.top), options.top)
-    sheet.save(options.out)
+    with tempfile.TemporaryDirectory() as temporary:
+        if options.index is None:
+            engine = SearchEngine.create(Path(temporary) / ".prolip-search")
+            engine.index(sample_photos())
+        else:
+            engine = SearchEngine.open(options.index)
+        sheet = draw_sheet(engine.search_many(options.queries, options.top), options.top)
+    sheet.save(options.out, quality=88)
     print(f"{options.out}: {len(options.queries)} queries, {sheet.width} x {sheet.height} pixels")
     return 0
 

@@ -31,10 +31,11 @@ import torch
 from PIL import Image
 
 from prolip_search import load_encoder
+from prolip_search.distances import csd
 from prolip_search.encoders.mini import FOLDER, read_mini_config
 from prolip_search.encoders.mini_towers import MiniHeads, load_heads
 from prolip_search.gaussians import Gaussians
-from prolip_search.metrics import wilson_interval
+from prolip_search.metrics import first_positive_ranks, spearman, wilson_interval
 from prolip_search.train.data import (
     PhotoBlocks,
     Split,
@@ -109,8 +110,13 @@ def main() -> int:
     for folder in options.heads:
         heads = load_heads(folder)
         trunks.give_classifier(heads)
+        config = read_mini_config(folder)
         seeds.append(
-            {"fingerprint": read_mini_config(folder).fingerprint, **measure(heads, material)}
+            {
+                "fingerprint": config.fingerprint,
+                "val, at the end of training": config.training["val"],
+                **measure(heads, material),
+            }
         )
     figures = {
         "split": options.split,
@@ -209,6 +215,8 @@ def measure(heads: MiniHeads, material: Material) -> dict[str, Any]:
             [whole, *(material.texts[kind] for kind in TRAINED)],
             [captions, *(texts[kind] for kind in TRAINED)],
         ),
+        "rho(u, rank of the right photo)": rank_correlation(captions, images, owners),
+        "rho(u, rank of the first right caption)": rank_correlation(images, captions, None, owners),
         "u of photos, mean": float(images.uncertainty.mean()),
         "u of captions, mean": float(captions.uncertainty.mean()),
     }
@@ -235,6 +243,19 @@ def measure(heads: MiniHeads, material: Material) -> dict[str, Any]:
         "stretch or crop": stretch_or_crop(heads, material, images, captions),
         "languages": language_figures(texts, images, material.languages),
     }
+
+
+def rank_correlation(
+    queries: Gaussians,
+    items: Gaussians,
+    owners: npt.NDArray[np.int64] | None,
+    item_owners: npt.NDArray[np.int64] | None = None,
+) -> float:
+    """Spearman's ρ between a query's uncertainty and the rank of what it should find, by CSD."""
+    asked = np.arange(len(queries)) if owners is None else owners
+    offered = np.arange(len(items)) if item_owners is None else item_owners
+    ranks = first_positive_ranks(csd(queries, items), asked[:, None] == offered)
+    return spearman(queries.uncertainty, ranks)
 
 
 def encode_masked(heads: MiniHeads, blocks: PhotoBlocks, share: float) -> Gaussians:
@@ -286,7 +307,6 @@ def language_figures(
 
     The photos found first in English (1) and in the first ten (10) are looked for in the first ten.
     """
-    from prolip_search.distances import csd
 
     def first_ten(queries: Gaussians) -> npt.NDArray[np.int64]:
         return np.argsort(csd(queries, images), axis=1)[:, :10]
@@ -345,7 +365,7 @@ def summary(seeds: list[dict[str, Any]], of: Callable[[list[float]], Any]) -> di
         column = [seed[key] for seed in seeds]
         if isinstance(value, dict):
             result[key] = summary(column, of)
-        elif isinstance(value, list):
+        elif isinstance(value, list | tuple):
             result[key] = [round(float(of(some)), 4) for some in zip(*column, strict=True)]
         elif isinstance(value, int | float):
             result[key] = round(float(of(column)), 4)

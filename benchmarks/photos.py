@@ -37,8 +37,8 @@ QUERIES = (
     "a motorcycle race",
     "a giraffe",
 )
-# The trial behind this encoder measured 0.9 at ten among 200; half of that is surely broken.
-RECALL_AT_10_FLOOR = 0.75
+# 0.907 with the weights that are shipped; another machine's rounding does not cost five points.
+RECALL_AT_10_FLOOR = 0.85
 
 
 def main() -> int:

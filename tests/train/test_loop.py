@@ -58,7 +58,7 @@ def test_a_killed_run_resumes_with_the_same_losses_to_the_bit(tmp_path: Path) ->
         cwd=root,
         env={**os.environ, "PYTHONPATH": str(root)},
         capture_output=True,
-        timeout=300,
+        timeout=600,
     )
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
     n_threads = torch.get_num_threads()
