@@ -265,7 +265,7 @@ class Store(IndexReader):
             view = self._view()
             stamp = stamp_of_version(items.path, items.version)
             if view.derived == "current" and view.stamp == stamp:
-                derived = view.table(["row_id", "checksum"])
+                derived = view.table(["row_id", "checksum"]).sort_by("row_id")
                 order = np.argsort(row_ids)
                 same = np.array_equal(derived["row_id"].to_numpy(), row_ids[order]) and (
                     np.array_equal(derived["checksum"].fill_null(0).to_numpy(), checksums[order])

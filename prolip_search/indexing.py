@@ -147,10 +147,10 @@ def _roots_of(
 
 
 def _remember_roots(store: Store, scanned: Scan, forgotten: Sequence[Path]) -> None:
-    roots = {*store.manifest.roots}
-    roots |= {relative_path(home, store.root) for home in scanned.roots if home.is_dir()}
+    folders = [home for home in scanned.roots if home.is_dir() and is_storable(home)]
+    roots = {*store.manifest.roots, *(relative_path(home, store.root) for home in folders)}
     roots -= {relative_path(home, store.root) for home in forgotten}
-    store.remember_roots(sorted(root for root in roots if is_storable(Path(root))))
+    store.remember_roots(sorted(roots))
 
 
 def _stored_files(store: Store) -> list[StoredFile]:

@@ -611,6 +611,35 @@ def test_moving_the_whole_library_encodes_and_loses_nothing(
     assert n_encoded(moved) == 0
 
 
+def test_renaming_a_thousand_files_encodes_and_loses_nothing(
+    engine: SearchEngine, tmp_path: Path
+) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for number in range(1000):
+        pixel = bytes([number % 251, number // 251, 99])
+        (photos / f"{number}.ppm").write_bytes(b"P6 1 1 255 " + pixel)
+    engine.index(photos)
+    ids = sorted(items(engine)["id"].to_pylist())
+    for number in range(1000):
+        (photos / f"{number}.ppm").rename(photos / f"renamed {number}.ppm")
+        os.utime(photos / f"renamed {number}.ppm", ns=(number, number))  # as a backup restores it
+    assert counts(engine.index(photos)) == {"moved": 1000}
+    assert sorted(items(engine)["id"].to_pylist()) == ids
+    assert n_encoded(engine) == 1000
+
+
+def test_a_folder_whose_name_is_no_text_is_not_remembered(
+    engine: SearchEngine, tmp_path: Path
+) -> None:
+    folder = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9")
+    draw(tmp_path / "good/red.png", "red")
+    Path(folder).mkdir()
+    engine.index([tmp_path / "good", folder])
+    assert engine.store.manifest.roots == ("good",)
+    assert engine.index().notes == ()
+
+
 # Patterns
 
 
