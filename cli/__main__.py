@@ -26,6 +26,7 @@ COMMANDS = {
     "similar": "Find the photos most like one photo.",
     "status": "Say what the index holds.",
     "verify": "Check the index, and every file that it remembers.",
+    "optimize": "Make the index small and fast again after many changes.",
     "demo": "Index a few sample photos and ask them questions.",
     "train": "Train an encoder from captioned photos.",
 }

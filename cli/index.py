@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -70,6 +70,21 @@ def index(
         bool,
         typer.Option("--watch", help="Go on: look again whenever a photo changes, until Ctrl-C."),
     ] = False,
+    index_kind: Annotated[
+        Literal["auto", "flat", "ivf"] | None,
+        typer.Option(
+            help="How photos are searched, from now on: flat is exact; ivf is for very many; auto, "
+            "the default, changes over at 50,000."
+        ),
+    ] = None,
+    recall: Annotated[
+        float | None,
+        typer.Option(
+            min=0.5,
+            max=0.999,
+            help="What share of the ten nearest ivf has to find, from now on: 0.95 by default.",
+        ),
+    ] = None,
     rebuild: Annotated[
         bool, typer.Option("--rebuild", help="Forget the old index and begin anew.")
     ] = False,
@@ -85,6 +100,8 @@ def index(
     roots = paths or None
     if watch and not rebuild:
         engine = _open_or_create(folder, encoder, runtime, roots)
+        if index_kind is not None or recall is not None:
+            engine.configure_index(index_kind=index_kind, recall=recall)
         _watch(engine, roots, prune=prune, exclude=exclude or (), batch_size=batch_size)
         return
     try:
@@ -100,8 +117,13 @@ def index(
                     batch_size=batch_size,
                     progress=progress,
                 )
+                if index_kind is not None or recall is not None:
+                    engine.configure_index(index_kind=index_kind, recall=recall)
+                    engine.store.refresh_index()
             else:
                 engine = _open_or_create(folder, encoder, runtime, roots)
+                if index_kind is not None or recall is not None:
+                    engine.configure_index(index_kind=index_kind, recall=recall)
                 done = engine.index(
                     roots,
                     prune=prune,

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json as json_module
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from prolip_search.cli import options
 from prolip_search.cli.terminal import shown_path, visible
+
+if TYPE_CHECKING:
+    from prolip_search.status import IndexStatus
 
 
 def status(
@@ -32,9 +35,22 @@ def status(
         "skipped": f"{n_skipped:,} ({reasons})" if n_skipped else "",
         "encoder": f"{state.encoder.name} ({state.encoder.fingerprint[:8]}, "
         f"{state.encoder.dim} dimensions)",
+        "search": _search_line(state),
         "size": f"{state.size_bytes / 2**20:.1f} MiB",
         "confidence": "not calibrated: scores are the encoder's own",
     }
     for name, value in facts.items():
         if value:
             print(f"{name:<11}{visible(value)}")
+
+
+def _search_line(state: IndexStatus) -> str:
+    """How a search is answered, and what of it `optimize` could improve."""
+    facts = state.index
+    line = "exact" if facts.recall is None else f"{facts.kind}, recall {facts.recall:.3f} measured"
+    beside = [
+        text.format(n)
+        for n, text in ((facts.n_tail, "{:,} newer beside it"), (facts.n_dead, "{:,} gone"))
+        if n
+    ]
+    return f"{line} ({', '.join(beside)})" if beside else line

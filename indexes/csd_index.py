@@ -8,7 +8,9 @@ makes it exact for means that float16 storage has rounded as well.) With `[μ_q,
 
 from __future__ import annotations
 
+import contextlib
 import struct
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,10 +19,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from prolip_search.errors import IndexDamaged
-
-Floats = NDArray[np.float32]
-Ints = NDArray[np.int64]
+from prolip_search.indexes.blocks import DerivedDamage, Floats, Ints, MappedFile
 
 # From this many queries on a matrix product beats one scan per query (FAISS's default, 128,000,
 # in effect never does: measured 5 times slower at 64 queries).
@@ -45,23 +44,33 @@ class CsdIndex(Protocol):
     def n_rows(self) -> int: ...
 
     @property
-    def rounding(self) -> float:
+    def kind(self) -> str:
+        """ "flat" or "ivf"."""
+        ...
+
+    @property
+    def rounding(self) -> float | None:
         """ε with |score − true inner product| <= ε · Σ|q_j x_j| for every row that exists.
 
-        It lets the ranking prove that no row it was not given belongs among the first k.
+        It lets the ranking prove that no row it was not given belongs among the first k. None: the
+        index is approximate, and nothing is known of the rows that it does not give.
         """
+        ...
+
+    @property
+    def margin(self) -> int:
+        """Candidates beyond k that are worth measuring."""
         ...
 
     def search(
-        self, queries: Floats, k: int, allowed: NDArray[np.bool_] | None
+        self, queries: Floats, k: int, allowed: NDArray[np.bool_] | None, *, widen: float = 1.0
     ) -> tuple[Floats, Ints]:
         """The k best allowed rows of every query [Q, P]: scores and rows [Q, k], best first.
 
-        allowed [n_rows]: which rows may be found, None for all. Missing ones have row −1.
+        allowed [n_rows]: which rows may be found, None for all. Missing ones have row −1. widen: an
+        approximate index looks at so many times more of its rows than it would.
         """
         ...
-
-    def write(self, path: Path) -> None: ...
 
 
 def padded_width(dim: int) -> int:
@@ -98,6 +107,9 @@ def rounding_of(width: int) -> float:
 class FlatIndex:
     """Every row compared with every query: exact up to the rounding of float32."""
 
+    kind = "flat"
+    margin = 24  # so that the ranking's proof nearly always succeeds at once
+
     def __init__(self, index: Any) -> None:
         self._index = index
         self._on_gpu: Any = None
@@ -110,31 +122,18 @@ class FlatIndex:
         return cls(index)
 
     @classmethod
-    def read(cls, path: Path, *, n_rows: int, width: int) -> FlatIndex:
-        """A written index, memory-mapped. Raises IndexDamaged unless it is byte for byte possible.
+    def read(cls, file: MappedFile, *, n_rows: int, width: int) -> FlatIndex:
+        """A written index, memory-mapped. Raises DerivedDamage unless it is byte for byte possible.
 
         FAISS trusts what a file says of itself, so its header must be the one header that a flat
         index of this size has before FAISS sees it.
         """
-        size = n_rows * width
-        expected = b""
-        if path.stat().st_size == _FLAT_HEADER.size + 4 * size:  # so the numbers fit the header
-            expected = _FLAT_HEADER.pack(b"IxFI", width, n_rows, 1 << 20, 1 << 20, True, 0, size)
-        with path.open("rb") as file:
-            if not expected or file.read(len(expected)) != expected:
-                raise IndexDamaged(
-                    f"{path} is not a flat FAISS index of {n_rows} rows of {width}. "
-                    "Run `prolip-search index` to write it anew.",
-                    path=path,
-                )
-        return cls(faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC))
-
-    def write(self, path: Path) -> None:
-        """Writes the index in FAISS's own format. Raises OSError."""
-        # Through a file of ours: FAISS's own does not say why a write failed, nor that a close did.
-        with path.open("wb") as file:
-            writer = faiss.PyCallbackIOWriter(file.write, 1 << 20)  # type: ignore[attr-defined]  # not in its stubs
-            faiss.write_index(self._index, writer)
+        is_possible = len(file.memory) == _FLAT_HEADER.size + 4 * n_rows * width
+        if not is_possible or file.memory[: _FLAT_HEADER.size] != flat_header(n_rows, width):
+            raise DerivedDamage(
+                file.path, f"it is not a flat FAISS index of {n_rows} rows of {width}"
+            )
+        return cls(faiss.read_index(file.own_name, faiss.IO_FLAG_MMAP_IFC))
 
     @property
     def n_rows(self) -> int:
@@ -145,7 +144,7 @@ class FlatIndex:
         return rounding_of(self._index.d)
 
     def search(
-        self, queries: Floats, k: int, allowed: NDArray[np.bool_] | None
+        self, queries: Floats, k: int, allowed: NDArray[np.bool_] | None, *, widen: float = 1.0
     ) -> tuple[Floats, Ints]:
         n_queries = len(queries)
         k = min(k, self.n_rows)
@@ -154,35 +153,69 @@ class FlatIndex:
         if allowed is None and n_queries >= GPU_FROM_QUERIES and k <= GPU_LARGEST_K and _has_gpu():
             scores, rows = self._copy_on_gpu().search(queries, k)
             return scores, rows
-        parameters: Any = None
-        if allowed is not None:
-            bits = np.packbits(allowed, bitorder="little")
-            selector = faiss.IDSelectorBitmap(len(allowed), faiss.swig_ptr(bits))
-            parameters = faiss.SearchParameters()
-            parameters.sel = selector
+        parameters = faiss.SearchParameters()
+        with selecting(parameters, allowed):
 
-        def scan(some: Floats) -> tuple[Floats, Ints]:
-            before = faiss.omp_get_max_threads()  # of this thread; a program may have set it
-            faiss.omp_set_num_threads(1)
-            try:
-                return self._index.search(some, k, params=parameters)  # type: ignore[no-any-return]  # FAISS
-            finally:
-                faiss.omp_set_num_threads(before)
+            def scan(some: Floats) -> tuple[Floats, Ints]:
+                # Even empty parameters would keep FAISS from using matrix products.
+                how = None if allowed is None else parameters
+                return self._index.search(some, k, params=how)  # type: ignore[no-any-return]  # FAISS
 
-        n_products = n_queries * self.n_rows * self._index.d
-        n_threads = min(_ALL_THREADS, n_queries // BLAS_FROM_QUERIES, n_products // SMALL_JOB)
-        if n_threads < 2:
-            return scan(queries)
-        with ThreadPoolExecutor(n_threads) as pool:
-            found = list(pool.map(scan, np.array_split(queries, n_threads)))
-        scores = np.concatenate([scores for scores, _ in found])
-        rows = np.concatenate([rows for _, rows in found])
-        return scores, rows
+            return in_threads(scan, queries, n_queries * self.n_rows * self._index.d)
 
     def _copy_on_gpu(self) -> Any:
         if self._on_gpu is None:
             self._on_gpu = faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, self._index)
         return self._on_gpu
+
+
+def flat_header(n_rows: int, width: int) -> bytes:
+    """The first 45 bytes of FAISS's file of a flat inner-product index; then come the rows."""
+    return _FLAT_HEADER.pack(b"IxFI", width, n_rows, 1 << 20, 1 << 20, True, 0, n_rows * width)
+
+
+def write_flat(path: Path, n_rows: int, width: int, blocks: Iterable[Floats]) -> None:
+    """Writes a flat index as FAISS does, from blocks of augmented rows. Raises OSError."""
+    with path.open("wb") as file:
+        file.write(flat_header(n_rows, width))
+        for block in blocks:
+            file.write(np.ascontiguousarray(block, "<f4").data)
+
+
+@contextlib.contextmanager
+def selecting(parameters: Any, allowed: NDArray[np.bool_] | None) -> Iterator[None]:
+    """Makes FAISS's search parameters let through only the allowed rows, while it lasts."""
+    if allowed is None:
+        yield
+        return
+    bits = np.packbits(allowed, bitorder="little")
+    selector = faiss.IDSelectorBitmap(len(allowed), faiss.swig_ptr(bits))
+    parameters.sel = selector
+    yield
+    parameters.sel = None
+
+
+def in_threads(
+    scan: Callable[[Floats], tuple[Floats, Ints]], queries: Floats, n_products: int
+) -> tuple[Floats, Ints]:
+    """`scan` of all queries, shared out among threads where that pays, each of them on one core."""
+
+    def on_one_core(some: Floats) -> tuple[Floats, Ints]:
+        before = faiss.omp_get_max_threads()  # of this thread; a program may have set it
+        faiss.omp_set_num_threads(1)
+        try:
+            return scan(some)
+        finally:
+            faiss.omp_set_num_threads(before)
+
+    n_threads = min(_ALL_THREADS, len(queries) // BLAS_FROM_QUERIES, n_products // SMALL_JOB)
+    if n_threads < 2:
+        return on_one_core(queries)
+    with ThreadPoolExecutor(n_threads) as pool:
+        found = list(pool.map(on_one_core, np.array_split(queries, n_threads)))
+    scores = np.concatenate([scores for scores, _ in found])
+    rows = np.concatenate([rows for _, rows in found])
+    return scores, rows
 
 
 def _has_gpu() -> bool:

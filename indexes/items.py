@@ -26,7 +26,9 @@ from prolip_search.indexes.stamp import latest_stamp
 
 # Ids per IN (…) list: a predicate stays far below what Lance's SQL parser minds.
 IDS_PER_PREDICATE = 2000
-ROWS_PER_BATCH = 4096
+STREAMED_ROWS = 2048
+STREAM_BUFFER_BYTES = 64 << 20
+COMPACTED_ROWS = 1 << 18  # of a fragment: at D = 512 a gigabyte
 FOR_EVER = timedelta(days=36500)
 
 
@@ -125,6 +127,12 @@ class ItemsTable:
 
     def existing(self, ids: Sequence[str]) -> set[str]:
         """Those of `ids` that the table holds."""
+        if len(ids) > IDS_PER_PREDICATE:  # one look at all of them, instead of many at each
+            with reads(self.path):
+                wanted = pa.array(ids, pa.string())
+                batches = self._dataset.scanner(columns=["id"]).to_batches()
+                there = [b["id"].filter(pc.is_in(b["id"], wanted)) for b in batches]
+            return {id for some in there for id in some.to_pylist()}
         found: set[str] = set()
         for predicate in _in_lists(ids):
             found.update(self._read(columns=["id"], filter=predicate)["id"].to_pylist())
@@ -146,6 +154,49 @@ class ItemsTable:
         table = in_schema(table.drop_columns("_rowid"), schema)
         return _ordered_by(row_ids, table)
 
+    def stream(self, *, newer_than: int = 0) -> Iterator[pa.RecordBatch]:
+        """The same in batches, in the order in which they lie, with memory for a few of them."""
+        predicate = f"_row_last_updated_at_version > {newer_than}" if newer_than else None
+        schema = items_schema(self.dim)
+        present = [name for name in schema.names if name in self._dataset.schema.names]
+        with reads(self.path):
+            scanner = self._dataset.scanner(
+                columns=present,
+                filter=predicate,
+                with_row_id=True,
+                batch_size=STREAMED_ROWS,
+                batch_readahead=2,
+                fragment_readahead=1,
+                io_buffer_size=STREAM_BUFFER_BYTES,
+                scan_in_order=True,
+            )
+            for batch in scanner.to_batches():
+                table = pa.Table.from_batches([batch])
+                self._verify(table)
+                row_ids = table["_rowid"].cast(pa.int64())
+                rows = in_schema(table.drop_columns("_rowid"), schema)
+                yield from rows.add_column(0, "row_id", row_ids).combine_chunks().to_batches()
+
+    def compact(self) -> bool:
+        """Joins small fragments and drops what was deleted, in one commit; whether there was any.
+
+        Row ids stay. The versions before stay until `forget_versions`.
+        """
+        with writes("the items table", self.path.parent):
+            done = self._dataset.optimize.compact_files(
+                target_rows_per_fragment=COMPACTED_ROWS,
+                materialize_deletions_threshold=0.0,
+                num_threads=1,
+                batch_size=STREAMED_ROWS,
+            )
+            self._dataset = lance.dataset(str(self.path))
+        return bool(done.fragments_removed)
+
+    def forget_versions(self) -> None:
+        """Drops all versions but the newest, and the files that only they used. Needs the lock."""
+        with writes("the items table", self.path.parent):
+            self._dataset.cleanup_old_versions(older_than=timedelta(0), delete_unverified=True)
+
     def _verify(self, rows: pa.Table) -> None:
         """Compares checksums; a row that another program wrote without one is taken as it is."""
         stored = rows["checksum"].combine_chunks()
@@ -163,7 +214,7 @@ class ItemsTable:
         row_ids, stored, wrong = [np.empty(0, np.int64)], [np.empty(0, np.uint32)], []
         with reads(self.path):
             scanner = self._dataset.scanner(
-                columns=columns, with_row_id=True, batch_size=ROWS_PER_BATCH
+                columns=columns, with_row_id=True, batch_size=STREAMED_ROWS
             )
             for batch in scanner.to_batches():
                 rows = pa.Table.from_batches([batch])
@@ -209,6 +260,8 @@ def reads(path: Path) -> Iterator[None]:
     """Turns whatever Lance does on bytes that it cannot read into one IndexDamaged."""
     try:
         yield
+    except IndexDamaged:
+        raise
     except (OSError, ValueError, RuntimeError) as error:
         raise _damaged(path, reason_of(error)) from error
     except BaseException as error:

@@ -8,11 +8,13 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from prolip_search.distances import MatchLogit
 from prolip_search.errors import IndexDamaged, IndexNotFound, IndexTooNew
 from prolip_search.indexes.durable import replace_file, writes
+
+IndexKind = Literal["auto", "flat", "ivf"]
 
 FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"
@@ -47,6 +49,26 @@ class EncoderRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
+class IndexSettings:
+    """How the derived index is made.
+
+    kind: "flat" compares every row and is exact; "ivf" looks at some lists of rows; "auto" takes
+    the first for small collections and the second for large ones. recall: what share of the ten
+    nearest an approximate kind has to find, in 0.5 to 0.999. Raises ValueError.
+    """
+
+    kind: IndexKind = "auto"
+    recall: float = 0.95
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(IndexKind):
+            kinds = ", ".join(get_args(IndexKind))
+            raise ValueError(f"An index is of kind {kinds}, not {self.kind!r}.")
+        if not 0.5 <= self.recall <= 0.999:
+            raise ValueError(f"A recall lies in 0.5 to 0.999, not {self.recall}.")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Manifest:
     """The content of manifest.json. items_table: a folder name beside the manifest.
 
@@ -58,6 +80,7 @@ class Manifest:
     items_table: str
     replaced: tuple[str, ...] = ()
     roots: tuple[str, ...] = ()
+    index: IndexSettings = IndexSettings()
 
     def to_json(self) -> str:
         """The file's text: sorted keys, two spaces, a newline at the end."""
@@ -65,6 +88,7 @@ class Manifest:
         content: dict[str, Any] = {
             "format_version": FORMAT_VERSION,
             "items_table": self.items_table,
+            "index": {"kind": self.index.kind, "recall": self.index.recall},
             "encoder": {
                 "name": encoder.name,
                 "fingerprint": encoder.fingerprint,
@@ -140,6 +164,7 @@ def read_manifest(folder: Path) -> Manifest:
                 n for n in _names(path, content, "replaced") if ITEMS_TABLE.fullmatch(n)
             ),
             roots=_names(path, content, "roots"),
+            index=_index_settings(path, content),
             encoder=EncoderRecord(
                 name=_field(path, encoder, "name", str),
                 fingerprint=_field(path, encoder, "fingerprint", str),
@@ -155,6 +180,15 @@ def read_manifest(folder: Path) -> Manifest:
         raise
     except (ValueError, OverflowError) as error:
         raise _damaged(path, str(error)) from error
+
+
+def _index_settings(path: Path, content: dict[str, Any]) -> IndexSettings:
+    """Older manifests have none: the defaults, then."""
+    if "index" not in content:
+        return IndexSettings()
+    settings = _field(path, content, "index", dict)
+    kind = _field(path, settings, "kind", str)
+    return IndexSettings(kind=kind, recall=float(_field(path, settings, "recall", int | float)))
 
 
 def _field(path: Path, content: dict[str, Any], name: str, kind: Any) -> Any:

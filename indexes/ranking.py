@@ -2,6 +2,8 @@
 
 Distances are those of MATH.md in float64 over the stored float32 means and uncertainties; equal
 ones are ordered by id, so the result depends neither on the order of insertion nor on the index.
+What an approximate index did not nominate is missing from it; what is there is measured and
+ordered in the same way.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from numpy.typing import NDArray
 from prolip_search.distances import Arrays, membership_rows
 from prolip_search.errors import DimensionMismatch, QueryError
 from prolip_search.gaussians import Gaussians
-from prolip_search.indexes.csd_index import BLAS_FROM_QUERIES, augmented_queries
+from prolip_search.indexes.csd_index import BLAS_FROM_QUERIES, FlatIndex, augmented_queries
 from prolip_search.indexes.row_scan import best_of_rows, rounding_of_scan
 from prolip_search.indexes.schema import KINDS
 from prolip_search.indexes.view import IndexPart, View
@@ -26,12 +28,14 @@ Doubles = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 # Candidates fetched beyond what is asked for, so that the proof nearly always succeeds at once.
-MARGIN = 24
+MARGIN = FlatIndex.margin
 # Where a filter lets through a smaller share, its rows are compared one by one: an index would have
 # to be searched ever wider to meet enough of them.
 SCAN_SHARE = 0.05
 # In a batch, up to this share: FAISS takes no matrix products where a selector says which rows.
 BATCH_SCAN_SHARE = 0.5
+# How much wider an approximate index searches under a filter: to this power of 1 / its share.
+FILTERED_WIDENING = 0.6
 # Rows × dimensions measured at once by a membership scan: 8 MiB of float64.
 SCAN_ELEMENTS = 1 << 20
 
@@ -80,7 +84,7 @@ def search_view(
         best = ranking.by_membership(n) if rank_by == "membership" else ranking.by_index(n)
         for query, positions in best:
             shown = positions[offset:n]
-            hits.row_id[query, : len(shown)] = view.row_ids[shown]
+            hits.row_id[query, : len(shown)] = view.rows.row_ids(shown)
             hits.csd[query, : len(shown)] = ranking.csd(query, shown)
     return hits
 
@@ -115,7 +119,7 @@ class _Ranking:
         # items get equal distances whatever stands around them; a matrix product promises no such
         # thing.
         squared: Doubles = (delta * delta).sum(-1)
-        squared += self._uncertainty[query] + self._view.uncertainty[positions]
+        squared += self._uncertainty[query] + self._view.rows.uncertainty(positions)
         return squared
 
     def _negative_cosine(self, query: int, positions: Ints) -> Doubles:
@@ -135,25 +139,28 @@ class _Ranking:
         ]
         scanned = None
         in_batch = len(self._queries) >= BLAS_FROM_QUERIES
-        share = BATCH_SCAN_SHARE if in_batch else SCAN_SHARE
+        is_exact = all(part.index.rounding is not None for part in parts)
+        share = BATCH_SCAN_SHARE if in_batch and is_exact else SCAN_SHARE
         if self._allowed is not None and self.n_allowed <= share * len(self._view.rows):
             scanned = np.flatnonzero(self._allowed)
         measure = self.csd if self._with_uncertainty else self._negative_cosine
         pending = list(range(len(self._queries)))
-        n_fetched = n + MARGIN
+        n_fetched = n + max([MARGIN, *(part.index.margin for part in parts)])
+        # The fewer rows of a list a filter lets through, the more lists hold the nearest of them.
+        widen = (len(self._view.rows) / max(1, self.n_allowed)) ** FILTERED_WIDENING
         while pending:
             if scanned is not None:
                 candidates = [_Candidates.scan(self._view, scanned, augmented[pending], n_fetched)]
             else:
                 candidates = [
-                    _Candidates.fetch(part, augmented[pending], min(n_fetched, size), mask, size)
+                    _Candidates.fetch(part, augmented[pending], n_fetched, mask, size, widen)
                     for part, mask, size in zip(parts, masks, sizes, strict=True)
                 ]
             unproved = []
             for at, query in enumerate(pending):
                 positions = np.concatenate([found.positions[at] for found in candidates])
                 positions, keys = self._ordered(positions, measure(query, positions))
-                if all(found.complete for found in candidates) or (
+                if all(found.complete[at] for found in candidates) or (
                     len(keys) >= n and self._proved(query, keys[n - 1], candidates, at)
                 ):
                     yield query, positions[:n]
@@ -161,6 +168,7 @@ class _Ranking:
                     unproved.append(query)
             pending = unproved
             n_fetched *= 4
+            widen *= 4
 
     def _proved(
         self, query: int, worst_key: float, candidates: Sequence[_Candidates], at: int
@@ -168,6 +176,7 @@ class _Ranking:
         """Whether no item that was not fetched can be as near as the n-th best that was.
 
         Its score is at most the lowest that was fetched, plus what float32 may have lost of it.
+        Of an approximate index no such thing can be said, and nothing is asked.
         """
         if self._with_uncertainty:  # from the distance back to the inner product it stands for
             q = self._means[query]
@@ -177,7 +186,9 @@ class _Ranking:
         else:
             score, magnitude = -float(worst_key), 1.01
         return all(
-            found.complete or found.lowest[at] + found.rounding * magnitude < score
+            found.complete[at]
+            or found.rounding is None
+            or found.lowest[at] + found.rounding * magnitude < score
             for found in candidates
         )
 
@@ -217,28 +228,30 @@ class _Candidates:
 
     positions: list[Ints]  # per query
     lowest: NDArray[np.float32]  # [Q], the lowest score among them
-    complete: bool  # whether they are all there are
-    rounding: float
+    complete: NDArray[np.bool_]  # [Q], whether they are all there are
+    rounding: float | None  # None: of an approximate index
 
     @classmethod
     def fetch(
         cls,
         part: IndexPart,
         queries: NDArray[np.float32],
-        k: int,
+        n_fetched: int,
         mask: NDArray[np.bool_] | None,
         size: int,
+        widen: float,
     ) -> _Candidates:
-        scores, rows = part.index.search(queries, k, mask)  # [Q, k]
+        k = min(n_fetched, size)
+        scores, rows = part.index.search(queries, k, mask, widen=widen)  # [Q, k]
         lowest = scores[:, -1] if k else np.empty(len(queries), np.float32)
+        complete = (rows >= 0).sum(1) >= size
         positions = [found[found >= 0] + part.start for found in rows]
-        return cls(positions, lowest, k >= size, part.index.rounding)
+        return cls(positions, lowest, complete, part.index.rounding)
 
     @classmethod
     def scan(cls, view: View, positions: Ints, queries: NDArray[np.float32], k: int) -> _Candidates:
         """The same without an index, from the rows at some positions."""
         k = min(k, len(positions))
-        scores, found = best_of_rows(view.rows, view.uncertainty, positions, queries, k)
-        return cls(
-            list(found), scores[:, -1], k == len(positions), rounding_of_scan(queries.shape[1])
-        )
+        scores, found = best_of_rows(view.rows, positions, queries, k)
+        complete = np.full(len(queries), k == len(positions))
+        return cls(list(found), scores[:, -1], complete, rounding_of_scan(queries.shape[1]))

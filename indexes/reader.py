@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -12,12 +14,16 @@ from numpy.typing import ArrayLike, NDArray
 
 from prolip_search.errors import QueryError
 from prolip_search.gaussians import Gaussians
+from prolip_search.indexes.blocks import DerivedDamage
 from prolip_search.indexes.filters import Filter, passing
 from prolip_search.indexes.manifest import EncoderRecord, Manifest, read_manifest
 from prolip_search.indexes.ranking import Hits, RankBy, search_view
 from prolip_search.indexes.schema import KINDS
 from prolip_search.indexes.stamp import latest_stamp
-from prolip_search.indexes.view import DerivedState, View, load_view
+from prolip_search.indexes.view import DerivedState, IndexFacts, View, load_view
+
+log = logging.getLogger(__name__)
+R = TypeVar("R")
 
 FILE_COLUMNS = ("id", "kind", "path", "size_bytes", "mtime_ns", "content_hash")
 
@@ -59,6 +65,11 @@ class IndexReader:
         """How the derived files were found; all but "current" only make queries slower."""
         return self._view().derived
 
+    @property
+    def index_facts(self) -> IndexFacts:
+        """How the index that answers was made, and what recall it was measured to have."""
+        return self._view().index_facts
+
     def reload(self) -> bool:
         """Moves on to the newest version of the index; whether it is another than before."""
         before, self.manifest = self.manifest, read_manifest(self.folder)
@@ -72,13 +83,11 @@ class IndexReader:
 
     def count(self, kind: str | None = None) -> int:
         """How many items there are, or how many of a kind."""
-        kinds = self._view().table(["kind"])["kind"]
-        return len(kinds) if kind is None else int(pc.sum(pc.equal(kinds, kind)).as_py() or 0)
+        return self._view().count(kind)
 
     def table(self, columns: Sequence[str]) -> pa.Table:
         """Some columns of every item (`row_id` is one of them), in no promised order."""
-        view = self._view()
-        return view.table(self._known(view, columns))
+        return self._reading(lambda view: view.table(self._known(view, columns)))
 
     def files(self, root_prefix: str | None = None) -> pa.Table:
         """What incremental indexing compares: id, kind, path, size_bytes, mtime_ns, content_hash.
@@ -104,52 +113,70 @@ class IndexReader:
         offset: int = 0,
         where: Filter | None = None,
     ) -> Hits:
-        """The k nearest items of every query after the first `offset`, exactly, ties by id.
+        """The k nearest items of every query after the first `offset`, ties by id.
+
+        Exactly these with a flat index; an approximate one finds the share of them that was set
+        (`index_facts`), at their exact distances.
 
         queries [Q, D] -> row ids and CSD [Q, k], padded with −1 and infinity. rank_by: "csd", the
         default; "cosine" leaves the uncertainties out; "membership", by M(item | query), reads
         every row. Costs one matrix product and k rows. where: only among the items that it lets
         through, so that k are found wherever k exist. Raises DimensionMismatch, QueryError.
         """
-        view = self._view()
-        return search_view(
-            view,
-            queries,
-            k,
-            dim=self.encoder.dim,
-            kinds=kinds,
-            rank_by=rank_by,
-            offset=offset,
-            passing=None if where is None else passing(view, where, self._row_ids_where),
+        return self._reading(
+            lambda view: search_view(
+                view,
+                queries,
+                k,
+                dim=self.encoder.dim,
+                kinds=kinds,
+                rank_by=rank_by,
+                offset=offset,
+                passing=None if where is None else passing(view, where, self._row_ids_where),
+            )
         )
 
     def count_where(self, where: Filter) -> int:
         """How many items a filter lets through, of whatever kind. Raises QueryError."""
-        view = self._view()
-        mask = passing(view, where, self._row_ids_where)
-        allowed = view.allowed(frozenset(KINDS))
-        return int(np.count_nonzero(mask if allowed is None else mask & allowed))
+
+        def count(view: View) -> int:
+            mask = passing(view, where, self._row_ids_where)
+            allowed = view.allowed(frozenset(KINDS))
+            return int(np.count_nonzero(mask if allowed is None else mask & allowed))
+
+        return self._reading(count)
 
     def rows(self, row_ids: ArrayLike, columns: Sequence[str]) -> pa.Table:
         """Some columns of some items, in the order of `row_ids`. Raises ItemNotFound."""
-        view = self._view()
-        return view.rows.take(self._positions(view, row_ids), self._known(view, columns))
+        return self._reading(
+            lambda view: view.rows.take(self._positions(view, row_ids), self._known(view, columns))
+        )
 
     def gaussians(self, row_ids: ArrayLike) -> Gaussians:
         """The Gaussians of some items, in the order of `row_ids`. Raises ItemNotFound."""
-        view = self._view()
-        positions = self._positions(view, row_ids)
-        return Gaussians(
-            view.rows.vectors("mean", positions), view.rows.vectors("log_variance", positions)
-        )
+
+        def read(view: View) -> Gaussians:
+            at = self._positions(view, row_ids)
+            return Gaussians(view.rows.vectors("mean", at), view.rows.vectors("log_variance", at))
+
+        return self._reading(read)
 
     def row_of(self, id: str) -> int | None:
         """The row id of an item, or None."""
-        return self._view().find("id", id)
+        return self._reading(lambda view: view.find("id", id))
 
     def row_of_path(self, path: str) -> int | None:
         """The row id of the item at a path (the newest, were there several), or None."""
-        return self._view().find("path", path)
+        return self._reading(lambda view: view.find("path", path))
+
+    def _reading(self, read: Callable[[View], R]) -> R:
+        """What `read` makes of the view; of the table alone, should derived files be damaged."""
+        try:
+            return read(self._view())
+        except DerivedDamage as damage:
+            log.warning("%s", damage)
+            self._loaded = load_view(self.folder, self.manifest, use_derived=False)
+            return read(self._loaded)
 
     def _view(self) -> View:
         view = self._loaded

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
+from prolip_search.indexes.blocks import Floats, Ints
 from prolip_search.indexes.csd_index import rounding_of
-from prolip_search.indexes.row_batches import RowBatches
-
-Floats = NDArray[np.float32]
-Ints = NDArray[np.int64]
+from prolip_search.indexes.rows import Rows
 
 BLOCK_ELEMENTS = 1 << 20  # rows × width that are read at once: 4 MiB
 SCORE_ELEMENTS = 1 << 24  # queries × rows whose scores are held at once: 64 MiB
@@ -20,25 +17,21 @@ def rounding_of_scan(width: int) -> float:
     return 2 * rounding_of(width)
 
 
-def best_of_rows(
-    rows: RowBatches, uncertainty: Floats, positions: Ints, queries: Floats, k: int
-) -> tuple[Floats, Ints]:
+def best_of_rows(rows: Rows, positions: Ints, queries: Floats, k: int) -> tuple[Floats, Ints]:
     """The k <= n best of the rows at `positions` [n] for augmented queries [Q, P], best first.
 
-    Scores, as of `CsdIndex.search`, and positions, both [Q, k]. uncertainty [N]: of every row.
+    Scores, as of `CsdIndex.search`, and positions, both [Q, k].
     """
     scores = np.empty((len(queries), k), np.float32)
     found = np.empty((len(queries), k), np.int64)
     step = max(1, SCORE_ELEMENTS // max(1, len(positions)))
     for at in range(0, len(queries), step):
         some = slice(at, at + step)
-        scores[some], found[some] = _best(rows, uncertainty, positions, queries[some], k)
+        scores[some], found[some] = _best(rows, positions, queries[some], k)
     return scores, found
 
 
-def _best(
-    rows: RowBatches, uncertainty: Floats, positions: Ints, queries: Floats, k: int
-) -> tuple[Floats, Ints]:
+def _best(rows: Rows, positions: Ints, queries: Floats, k: int) -> tuple[Floats, Ints]:
     dim = rows.schema.field("mean").type.list_size
     all_scores = np.empty((len(queries), len(positions)), np.float32)
     step = max(1, BLOCK_ELEMENTS // queries.shape[1])
@@ -46,7 +39,7 @@ def _best(
         block = positions[at : at + step]
         mean = rows.vectors("mean", block)  # [b, D]
         # The last coordinate of `augmented_rows`, in float32: rounding_of_scan allows for it.
-        last = -0.5 * (uncertainty[block] + (np.einsum("nd,nd->n", mean, mean) - 1.0))
+        last = -0.5 * (rows.uncertainty(block) + (np.einsum("nd,nd->n", mean, mean) - 1.0))
         scores = np.matmul(queries[:, :dim], mean.T, out=all_scores[:, at : at + step])
         scores += queries[:, dim : dim + 1] * last
     best = np.argpartition(-all_scores, k - 1, axis=1)[:, :k]  # [Q, k]

@@ -1,16 +1,18 @@
 """The derived files: everything a plain query needs of one version of the items table.
 
-csd-<version>.faiss holds the augmented rows, csd-<version>.arrow all columns of the table in the
-same order, memory-mapped when read, and csd.json says which commit of which table they describe,
-with their sizes and checksums. csd.json is replaced last and at once, so the three belong together
-or are not used. All of it can be deleted at any time: it is rebuilt, never trusted.
+They come in parts: a base, and a tail of what was written since, each with its rows and an index
+over them. csd.json says which commit of which table they describe, and is replaced last and at
+once, so what it names belongs together or is not used. All of it can be deleted at any time: it is
+rebuilt, never trusted.
 """
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -18,35 +20,55 @@ import numpy as np
 import pyarrow as pa
 
 from prolip_search.errors import IndexDamaged
-from prolip_search.indexes.csd_index import FlatIndex, augmented_rows, padded_width
-from prolip_search.indexes.durable import (
-    TEMPORARY_SUFFIX,
-    crc32_of,
-    replace_file,
-    writes,
+from prolip_search.indexes.blocks import DerivedDamage, Ints, MappedFile
+from prolip_search.indexes.csd_index import (
+    CsdIndex,
+    FlatIndex,
+    augmented_rows,
+    padded_width,
+    write_flat,
 )
-from prolip_search.indexes.row_batches import RowBatches
-from prolip_search.indexes.schema import in_schema, items_schema, vectors_of
+from prolip_search.indexes.durable import TEMPORARY_SUFFIX, crc32_of, replace_file, writes
+from prolip_search.indexes.ivf_index import AugmentedRows, IvfIndex, write_ivf
+from prolip_search.indexes.manifest import IndexSettings
+from prolip_search.indexes.mapped_rows import MappedRows, write_rows
+from prolip_search.indexes.recall import tune
+from prolip_search.indexes.rows import MemoryRows, RowSource, rows_schema
+from prolip_search.indexes.schema import in_schema, vectors_of
 from prolip_search.indexes.stamp import TableStamp
 
 POINTER_NAME = "csd.json"
-POINTER_VERSION = 1
-LARGEST_POINTER_BYTES = 1 << 20
-_DERIVED_FILE = re.compile(r"csd-[0-9]{1,20}\.(faiss|arrow)")
+POINTER_VERSION = 2
+LARGEST_POINTER_BYTES = 1 << 22
+FLAT_UP_TO = 50_000  # rows that "auto" compares one by one
+_DERIVED_FILE = re.compile(r"csd-[0-9]{1,20}(-[0-9]{1,6})?\.(faiss|ivf|arrow|vectors|dead)")
+
+
+# What becomes of facts that no writer gives.
+IMPOSSIBLE = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some rows, ready to search. covers: the version of the table in which they were read."""
+
+    covers: int
+    rows: RowSource
+    index: CsdIndex
+    facts: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """One version of the items table, ready to search. rows: in ascending order of row id."""
+    """One version of the items table: a base and perhaps a tail.
+
+    dead: rows of the base, ascending, that were deleted or written again since.
+    """
 
     stamp: TableStamp
-    rows: RowBatches
-    index: FlatIndex
-
-
-def rows_schema(dim: int) -> pa.Schema:
-    """The columns of a snapshot: `row_id`, then those of the items table."""
-    return pa.schema([pa.field("row_id", pa.int64()), *items_schema(dim)])
+    parts: Sequence[Part]
+    dead: Ints
+    is_legacy: bool = False  # of pointer version 1: read as ever, but not built upon
 
 
 def build_index(rows: pa.Table, dim: int) -> FlatIndex:
@@ -55,44 +77,78 @@ def build_index(rows: pa.Table, dim: int) -> FlatIndex:
     return FlatIndex.build(augmented_rows(mean, rows["uncertainty"].to_numpy().astype(np.float32)))
 
 
-def write_snapshot(
-    folder: Path, *, items_table: str, stamp: TableStamp, rows: pa.Table, dim: int
-) -> None:
-    """Writes the derived files of a version and makes them the current ones.
+def wanted_kind(settings: IndexSettings, n_rows: int) -> str:
+    """The kind of index that so many rows get: "flat" or "ivf"."""
+    if settings.kind != "auto":
+        return settings.kind if n_rows else "flat"
+    return "flat" if n_rows <= FLAT_UP_TO else "ivf"
 
-    rows: all of the table, ordered by row id. Raises IndexNotWritable.
+
+def write_part(
+    folder: Path, covers: int, batches: Iterable[pa.RecordBatch], dim: int, settings: IndexSettings
+) -> dict[str, Any]:
+    """Writes the files of one part from a stream of rows; what csd.json says of it.
+
+    Memory does not grow with the rows but for some 30 bytes each. Raises OSError.
     """
-    index = build_index(rows, dim)
-    index_path = folder / f"csd-{stamp.version}.faiss"
-    rows_path = folder / f"csd-{stamp.version}.arrow"
-    # Nothing but csd.json is forced to the disk: should the machine fail before the rest is there,
-    # the checksums say so, and half a gigabyte need not be waited for.
-    with writes("the search index", folder):
-        temporary = index_path.with_name(index_path.name + TEMPORARY_SUFFIX)
-        index.write(temporary)
-        temporary.replace(index_path)
-        temporary = rows_path.with_name(rows_path.name + TEMPORARY_SUFFIX)
-        with pa.OSFile(str(temporary), "wb") as file, pa.ipc.new_file(file, rows.schema) as writer:
-            writer.write_table(rows.combine_chunks())
-        temporary.replace(rows_path)
-        pointer = {
-            "format_version": POINTER_VERSION,
-            "items_table": items_table,
-            "table_version": stamp.version,
-            "table_manifest_hash": stamp.manifest_hash,
-            "n_rows": len(rows),
-            "index": {"kind": "flat", **_described(index_path)},
-            "rows": _described(rows_path),
-        }
-        text = json.dumps(pointer, indent=2, sort_keys=True) + "\n"
-        replace_file(folder / POINTER_NAME, text.encode())
-        remove_leftovers(folder)
+    stem = _free_stem(folder, covers)
+    facts = write_rows(stem.with_suffix(".vectors"), stem.with_suffix(".arrow"), batches, dim)
+    rows = MappedRows(folder, facts, dim)
+    kind = wanted_kind(settings, len(rows))
+    index = None
+    if kind == "ivf":
+        index = write_ivf(stem.with_suffix(".ivf"), AugmentedRows(rows, dim))
+        built = IvfIndex(
+            folder, index | {"n_probes": 1, "margin": 0}, n_rows=len(rows), width=padded_width(dim)
+        )
+        tuned = tune(built, rows, dim, settings.recall)
+        # Without a setting that keeps the promise, rows are compared one by one after all.
+        index = None if tuned is None else index | tuned
+    if index is None:
+        path = stem.with_suffix(".faiss")
+        temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
+        write_flat(temporary, len(rows), padded_width(dim), AugmentedRows(rows, dim))
+        temporary.replace(path)
+        index = {"kind": "flat", **_described(path)}
+    asked = {"kind": kind} if kind == "flat" else {"kind": kind, "recall": settings.recall}
+    return facts | {"covers": covers, "index": index | {"asked": asked}}
+
+
+def write_pointer(
+    folder: Path,
+    *,
+    items_table: str,
+    stamp: TableStamp,
+    parts: Sequence[Mapping[str, Any]],
+    dead: Ints,
+) -> None:
+    """Makes parts that have been written the current derived files. Raises OSError.
+
+    Nothing but csd.json is forced to the disk: should the machine fail before the rest is there,
+    the checksums say so, and gigabytes need not be waited for.
+    """
+    described = None
+    if len(dead):
+        path = _free_stem(folder, stamp.version).with_suffix(".dead")
+        replace_file(path, dead.astype("<i8").tobytes())
+        described = _described(path)
+    pointer = {
+        "format_version": POINTER_VERSION,
+        "items_table": items_table,
+        "table_version": stamp.version,
+        "table_manifest_hash": stamp.manifest_hash,
+        "parts": list(parts),
+        "dead": described,
+    }
+    text = json.dumps(pointer, indent=1, sort_keys=True) + "\n"
+    replace_file(folder / POINTER_NAME, text.encode())
+    remove_leftovers(folder)
 
 
 def read_snapshot(folder: Path, *, items_table: str, dim: int) -> Snapshot | None:
-    """The current derived files, checked; None when there are none for this table.
+    """The current derived files; None when there are none for this table.
 
-    Raises IndexDamaged when they are not what was written.
+    What every search reads is checked now, the rest when it is first touched. Raises DerivedDamage.
     """
     pointer = _read_pointer(folder)
     if pointer is None or pointer.get("items_table") != items_table:
@@ -100,26 +156,22 @@ def read_snapshot(folder: Path, *, items_table: str, dim: int) -> Snapshot | Non
     path = folder / POINTER_NAME
     try:
         stamp = TableStamp(int(pointer["table_version"]), str(pointer["table_manifest_hash"]))
-        n_rows = int(pointer["n_rows"])
-        if pointer["index"]["kind"] != "flat" or n_rows < 0:
-            raise _damaged(path, "it describes an index of unknown kind")
-        index_path = _checked_file(folder, pointer["index"])
-        rows_path = _checked_file(folder, pointer["rows"])
-        index = FlatIndex.read(index_path, n_rows=n_rows, width=padded_width(dim))
-        reader = pa.ipc.open_file(pa.memory_map(str(rows_path)))
-        schema = rows_schema(dim)
-        batches = [
-            in_schema(reader.get_batch(number), schema)
-            for number in range(reader.num_record_batches)
-        ]
+        if pointer["format_version"] == 1:
+            return Snapshot(stamp, [_legacy_part(folder, pointer, dim)], np.empty(0, int), True)
+        parts = [_open_part(folder, facts, dim) for facts in pointer["parts"]]
+        if not 1 <= len(parts) <= 2:
+            raise DerivedDamage(path, f"it names {len(parts)} parts")
+        dead = np.empty(0, np.int64)
+        if pointer["dead"] is not None:
+            content = _checked_file(folder, pointer["dead"]).memory
+            dead = np.frombuffer(content, "<i8").astype(np.int64)
+            if len(dead) and not 0 <= dead.min() <= dead.max() < len(parts[0].rows):
+                raise DerivedDamage(path, "it names rows that do not exist")
     except IndexDamaged:
         raise
-    except (KeyError, TypeError, ValueError, OverflowError, OSError, RuntimeError) as error:
-        raise _damaged(path, f"{type(error).__name__}: {error}") from error
-    rows = RowBatches(batches, schema)
-    if len(rows) != n_rows:
-        raise _damaged(rows_path, "its rows are not those of this index")
-    return Snapshot(stamp, rows, index)
+    except (*IMPOSSIBLE, OSError, RuntimeError) as error:
+        raise DerivedDamage(path, f"{type(error).__name__}: {error}") from error
+    return Snapshot(stamp, parts, dead)
 
 
 def drop_snapshot(folder: Path) -> None:
@@ -141,8 +193,7 @@ def leftover_files(folder: Path) -> list[Path]:
         pointer = _read_pointer(folder) or {}
     except IndexDamaged:
         pointer = {}
-    parts = (pointer.get("index"), pointer.get("rows"))
-    current = {part.get("file") for part in parts if isinstance(part, dict)}
+    current = set(_files_named(pointer))
     return sorted(
         path
         for path in folder.iterdir()
@@ -151,18 +202,83 @@ def leftover_files(folder: Path) -> list[Path]:
     )
 
 
+def _free_stem(folder: Path, version: int) -> Path:
+    """csd-<version>, or csd-<version>-2 and so on: nothing that a reader may be opening is replaced
+    under its name.
+    """
+    names = (f"csd-{version}" + (f"-{number}" if number > 1 else "") for number in count(1))
+    return next(folder / name for name in names if not any(folder.glob(f"{name}.*")))
+
+
+def _files_named(part: object) -> Iterable[str]:
+    """Every `file` that is named anywhere in the pointer."""
+    if isinstance(part, dict):
+        name = part.get("file")
+        if isinstance(name, str):
+            yield name
+        part = list(part.values())
+    if isinstance(part, list):
+        for inner in part:
+            if isinstance(inner, dict | list):
+                yield from _files_named(inner)
+
+
+def _open_part(folder: Path, facts: Mapping[str, Any], dim: int) -> Part:
+    for described in (facts["vectors"], facts["rows"], facts["index"]):
+        _check_name(folder, described)
+    rows = MappedRows(folder, facts, dim)
+    return Part(
+        covers=int(facts["covers"]),
+        rows=rows,
+        index=_open_index(folder, facts["index"], len(rows), dim),
+        facts=facts,
+    )
+
+
+def _open_index(folder: Path, facts: Mapping[str, Any], n_rows: int, dim: int) -> CsdIndex:
+    width = padded_width(dim)
+    if facts["kind"] == "flat":
+        return FlatIndex.read(_checked_file(folder, facts), n_rows=n_rows, width=width)
+    if facts["kind"] == "ivf":
+        if not facts["recall"] or not all(isinstance(r, float) for r in facts["recall"].values()):
+            raise DerivedDamage(folder / POINTER_NAME, "it gives no recall")
+        return IvfIndex(folder, facts, n_rows=n_rows, width=width)
+    raise DerivedDamage(folder / POINTER_NAME, "it describes an index of unknown kind")
+
+
+def _legacy_part(folder: Path, pointer: Mapping[str, Any], dim: int) -> Part:
+    """What pointer version 1 describes: one flat index, and all columns in one Arrow file."""
+    n_rows = int(pointer["n_rows"])
+    if pointer["index"]["kind"] != "flat" or n_rows < 0:
+        raise DerivedDamage(folder / POINTER_NAME, "it describes an index of unknown kind")
+    index = _checked_file(folder, pointer["index"])
+    file = _checked_file(folder, pointer["rows"])
+    table = in_schema(pa.ipc.open_file(pa.py_buffer(file.memory)).read_all(), rows_schema(dim))
+    table.validate(full=True)
+    if len(table) != n_rows:
+        raise DerivedDamage(file.path, "its rows are not those of this index")
+    return Part(
+        covers=int(pointer["table_version"]),
+        rows=MemoryRows(table),
+        index=FlatIndex.read(index, n_rows=n_rows, width=padded_width(dim)),
+        facts=pointer,
+    )
+
+
 def _read_pointer(folder: Path) -> dict[str, Any] | None:
     path = folder / POINTER_NAME
     try:
         if path.stat().st_size > LARGEST_POINTER_BYTES:
-            raise _damaged(path, f"it has more than {LARGEST_POINTER_BYTES} bytes")
+            raise DerivedDamage(path, f"it has more than {LARGEST_POINTER_BYTES} bytes")
         pointer = json.loads(path.read_bytes())
     except FileNotFoundError:
         return None
+    except IndexDamaged:
+        raise
     except (OSError, ValueError, RecursionError) as error:
-        raise _damaged(path, str(error)) from error
-    if not isinstance(pointer, dict) or pointer.get("format_version") != POINTER_VERSION:
-        raise _damaged(path, f"it is not of format version {POINTER_VERSION}")
+        raise DerivedDamage(path, str(error)) from error
+    if not isinstance(pointer, dict) or pointer.get("format_version") not in (1, POINTER_VERSION):
+        raise DerivedDamage(path, f"it is not of format version {POINTER_VERSION}")
     return pointer
 
 
@@ -170,20 +286,15 @@ def _described(path: Path) -> dict[str, Any]:
     return {"file": path.name, "size_bytes": path.stat().st_size, "crc32": crc32_of(path)}
 
 
-def _checked_file(folder: Path, described: dict[str, Any]) -> Path:
-    """The path of a derived file whose size and checksum are those that csd.json names."""
+def _check_name(folder: Path, described: Mapping[str, Any]) -> None:
     name = described["file"]
     if not isinstance(name, str) or not _DERIVED_FILE.fullmatch(name):
-        raise _damaged(folder / POINTER_NAME, f"it names the file {name!r}")
-    path = folder / name
-    if path.stat().st_size != described["size_bytes"] or crc32_of(path) != described["crc32"]:
-        raise _damaged(path, "its size or checksum is not what was written")
-    return path
+        raise DerivedDamage(folder / POINTER_NAME, f"it names the file {name!r}")
 
 
-def _damaged(path: Path, what: str) -> IndexDamaged:
-    return IndexDamaged(
-        f"{path} is damaged: {what}. It is derived from the items table; "
-        "run `prolip-search index` to write it anew.",
-        path=path,
-    )
+def _checked_file(folder: Path, described: Mapping[str, Any]) -> MappedFile:
+    """A derived file whose size and checksum are those that csd.json names."""
+    _check_name(folder, described)
+    file = MappedFile(folder / described["file"], int(described["size_bytes"]))
+    file.check(0, len(file.memory), int(described["crc32"]))
+    return file

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from prolip_search.errors import (
     EncoderMismatch,
@@ -19,25 +20,23 @@ from prolip_search.errors import (
     IndexTooNew,
     QueryError,
 )
+from prolip_search.indexes.blocks import DerivedDamage
 from prolip_search.indexes.durable import writes
 from prolip_search.indexes.lock import WriterLock
 from prolip_search.indexes.manifest import (
     ITEMS_TABLE,
     MANIFEST_NAME,
     EncoderRecord,
+    IndexSettings,
     Manifest,
     items_table_name,
     read_manifest,
     write_manifest,
 )
 from prolip_search.indexes.reader import IndexReader
+from prolip_search.indexes.refresh import refresh
 from prolip_search.indexes.schema import checked_rows
-from prolip_search.indexes.snapshot import (
-    drop_snapshot,
-    leftover_files,
-    remove_leftovers,
-    write_snapshot,
-)
+from prolip_search.indexes.snapshot import drop_snapshot, leftover_files, remove_leftovers
 from prolip_search.indexes.stamp import stamp_of_version
 
 # Lance takes a tenth of a second to import and a plain query does not need it, so the modules that
@@ -75,12 +74,19 @@ class Store(IndexReader):
         self._published = True
 
     @classmethod
-    def create(cls, folder: str | Path, *, encoder: EncoderRecord) -> Store:
+    def create(
+        cls,
+        folder: str | Path,
+        *,
+        encoder: EncoderRecord,
+        index: IndexSettings = IndexSettings(),  # noqa: B008  # frozen
+    ) -> Store:
         """A new, empty index at `folder`, which is made. Raises IndexExists, IndexNotWritable."""
         folder = Path(folder)
         with writes("a new index", folder):
             folder.mkdir(parents=True, exist_ok=True)
-        manifest = Manifest(encoder=encoder, items_table=items_table_name(encoder.fingerprint))
+        table = items_table_name(encoder.fingerprint)
+        manifest = Manifest(encoder=encoder, items_table=table, index=index)
         store = cls(folder, manifest)
         with store.writer():
             if (folder / MANIFEST_NAME).exists():
@@ -116,13 +122,14 @@ class Store(IndexReader):
         IndexNotWritable.
         """
         folder = Path(folder)
+        index = IndexSettings()
         try:
-            current = read_manifest(folder)
-            taken = {current.items_table, *current.replaced}
+            old = read_manifest(folder)
+            taken, index = {old.items_table, *old.replaced}, old.index
         except (IndexDamaged, IndexTooNew):  # a rebuild is the cure; any table may be in use
             taken = {path.name for path in folder.iterdir() if ITEMS_TABLE.fullmatch(path.name)}
         name = items_table_name(encoder.fingerprint, taken=taken)
-        store = cls(folder, Manifest(encoder=encoder, items_table=name))
+        store = cls(folder, Manifest(encoder=encoder, items_table=name, index=index))
         store._published = False
         with store.writer():
             from prolip_search.indexes.items import ItemsTable
@@ -231,27 +238,43 @@ class Store(IndexReader):
             self._loaded = None
         return n_moved
 
-    def refresh_index(self) -> None:
+    def refresh_index(self, *, fold: bool = False) -> None:
         """Brings the derived files up to the table, so that a query reads nothing else.
 
-        A rebuild has none of its own before it is published.
+        Costs what was written since, and now and then, or with `fold`, one pass over everything. A
+        rebuild has no derived files before it is published.
         """
         with self.writer():
+            trusted = self._loaded is None or self._loaded.derived != "damaged"
             self._loaded = None
-            if not self._published or self._view().derived == "current":
+            if self._published:
+                refresh(self.folder, self.manifest, self._items(), fold=fold, trusted=trusted)
+
+    def configure(self, index: IndexSettings) -> None:
+        """Says how the index is to be made from the next refresh on. Raises IndexNotWritable."""
+        with self.writer():
+            if index == self.manifest.index:
                 return
+            self.manifest = replace(self.manifest, index=index)
+            if self._published:
+                write_manifest(self.folder, self.manifest)
+
+    def optimize(self) -> None:
+        """Makes the index as small and fast as it can be; what it holds stays the same.
+
+        Joins fragments of the table, drops what was deleted and old versions of the table, and
+        writes the derived files anew as one. Row ids stay. A crash leaves the state before or after
+        each of these steps, all of which answer alike.
+        """
+        with self.writer():
             items = self._items()
-            stamp = stamp_of_version(items.path, items.version)
-            if stamp is None:
-                raise IndexDamaged(f"{items.path} has no version {items.version}.", path=items.path)
-            write_snapshot(
-                self.folder,
-                items_table=self.manifest.items_table,
-                stamp=stamp,
-                rows=items.read(),
-                dim=self.encoder.dim,
-            )
-            self._loaded = None
+            items.compact()
+            self.refresh_index(fold=True)
+            items.forget_versions()
+
+    def check_derived(self) -> None:
+        """Reads every byte of the derived files that this store reads. Raises IndexDamaged."""
+        self._view().check_derived()
 
     def verify_items(self) -> ItemsCheck:
         """Reads every item and compares it with its checksum, and with the derived files.
@@ -260,17 +283,24 @@ class Store(IndexReader):
         """
         items = self._items()
         row_ids, checksums, wrong = items.verify()
-        same = True
-        if not wrong:
-            view = self._view()
-            stamp = stamp_of_version(items.path, items.version)
-            if view.derived == "current" and view.stamp == stamp:
-                derived = view.table(["row_id", "checksum"]).sort_by("row_id")
-                order = np.argsort(row_ids)
-                same = np.array_equal(derived["row_id"].to_numpy(), row_ids[order]) and (
-                    np.array_equal(derived["checksum"].fill_null(0).to_numpy(), checksums[order])
-                )
+        same = bool(wrong) or self._same_in_derived(items, row_ids, checksums)
         return ItemsCheck(n_items=len(row_ids), wrong_ids=wrong, same_in_derived=same)
+
+    def _same_in_derived(
+        self, items: ItemsTable, row_ids: NDArray[np.int64], checksums: NDArray[np.uint32]
+    ) -> bool:
+        """Whether derived files that claim to be up to date, and are whole, hold the same rows."""
+        view = self._view()
+        if view.derived != "current" or view.stamp != stamp_of_version(items.path, items.version):
+            return True
+        try:
+            derived = view.table(["row_id", "checksum"]).sort_by("row_id")
+        except DerivedDamage:
+            return True  # what `check_derived` is for
+        order = np.argsort(row_ids)
+        return np.array_equal(derived["row_id"].to_numpy(), row_ids[order]) and np.array_equal(
+            derived["checksum"].fill_null(0).to_numpy(), checksums[order]
+        )
 
     def leftovers(self) -> list[str]:
         """What a writer that was killed left behind, in the words of a list; the next removes it.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -14,11 +13,13 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from prolip_search.errors import IndexDamaged, ItemNotFound
+from prolip_search.indexes.blocks import Ints
 from prolip_search.indexes.csd_index import CsdIndex
 from prolip_search.indexes.filters import Filter
 from prolip_search.indexes.manifest import Manifest
-from prolip_search.indexes.row_batches import RowBatches
-from prolip_search.indexes.snapshot import Snapshot, build_index, read_snapshot, rows_schema
+from prolip_search.indexes.rows import MemoryRows, Rows, RowSource, rows_schema
+from prolip_search.indexes.schema import KINDS
+from prolip_search.indexes.snapshot import Snapshot, build_index, read_snapshot
 from prolip_search.indexes.stamp import TableStamp, latest_stamp, stamp_of_version
 
 DerivedState = Literal["current", "behind", "missing", "damaged"]
@@ -36,6 +37,21 @@ class IndexPart:
         return self.start + self.index.n_rows
 
 
+@dataclass(frozen=True)
+class IndexFacts:
+    """What answers a search.
+
+    kind: "flat" (exact) or "ivf". recall: the recall@10 measured when it was built, the least over
+    the kinds of query that were tried; None for an exact index. n_tail: rows searched beside it,
+    one by one, until they are folded in; n_dead: rows in the files that are not found any more.
+    """
+
+    kind: str
+    recall: float | None
+    n_tail: int
+    n_dead: int
+
+
 class View:
     """All rows of one version by position 0…N−1, dead ones among them, and the indexes over them.
 
@@ -48,27 +64,47 @@ class View:
         *,
         stamp: TableStamp | None,
         derived: DerivedState,
-        rows: RowBatches,
+        rows: Rows,
         alive: NDArray[np.bool_] | None,
         parts: Sequence[IndexPart],
+        recall: float | None = None,
     ) -> None:
         self.stamp = stamp
         self.derived = derived
         self.rows = rows
         self.parts = parts
         self._alive = alive
+        self._recall = recall
         self._allowed: dict[frozenset[str], NDArray[np.bool_] | None] = {}
+        self._orders: dict[int, tuple[Ints, Ints | None]] = {}
         self.masks: dict[Filter, NDArray[np.bool_]] = {}  # of filters.passing
+
+    @property
+    def index_facts(self) -> IndexFacts:
+        """What answers a search of this version."""
+        return IndexFacts(
+            kind=self.parts[0].index.kind if self.parts else "flat",
+            recall=self._recall,
+            n_tail=len(self.rows) - (self.parts[0].stop if self.parts else 0),
+            n_dead=0 if self._alive is None else int((~self._alive).sum()),
+        )
 
     def allowed(self, kinds: frozenset[str]) -> NDArray[np.bool_] | None:
         """[N]: which positions are alive and of these kinds; None when all of them are."""
         if kinds not in self._allowed:
-            column = self.rows.column("kind")
-            mask = pc.is_in(column, pa.array(sorted(kinds), pa.string()))
-            allowed = mask.to_numpy().astype(np.bool_)
-            if self._alive is not None:
-                allowed &= self._alive
-            self._allowed[kinds] = None if allowed.all() else allowed
+            numbers = [KINDS.index(kind) for kind in kinds]
+            all_kinds = [source.kinds for source in self.rows.sources]
+            everything = self._alive is None
+            if len(numbers) == 1:  # the common case, at the cost of one look
+                everything = everything and all((k == numbers[0]).all() for k in all_kinds)
+            else:
+                everything = everything and all(np.isin(k, numbers).all() for k in all_kinds)
+            allowed = None
+            if not everything:
+                allowed = np.isin(np.concatenate([np.empty(0, np.uint8), *all_kinds]), numbers)
+                if self._alive is not None:
+                    allowed &= self._alive
+            self._allowed[kinds] = allowed
         return self._allowed[kinds]
 
     def table(self, columns: Sequence[str]) -> pa.Table:
@@ -76,61 +112,82 @@ class View:
         table = self.rows.table(columns)
         return table if self._alive is None else table.filter(pa.array(self._alive))
 
-    @cached_property
-    def row_ids(self) -> NDArray[np.int64]:
-        """[N], the row id at each position."""
-        return self.rows.column("row_id").to_numpy()  # type: ignore[no-any-return]  # pyarrow
+    def check_derived(self) -> None:
+        """Makes sure of every byte of the derived files. Raises DerivedDamage."""
+        for part in [*self.rows.sources, *(part.index for part in self.parts)]:
+            check_all = getattr(part, "check_all", None)
+            if check_all is not None:  # what is in memory, or was checked whole, has none
+                check_all()
 
-    @cached_property
-    def uncertainty(self) -> NDArray[np.float32]:
-        """[N], the uncertainty at each position."""
-        return self.rows.column("uncertainty").to_numpy()  # type: ignore[no-any-return]  # pyarrow
-
-    def positions(self, row_ids: NDArray[np.int64]) -> NDArray[np.int64]:
+    def positions(self, row_ids: Ints) -> Ints:
         """The positions of items by row id. Raises ItemNotFound."""
-        known, at = self._by_row_id
-        found = np.searchsorted(known, row_ids)
-        inside = np.minimum(found, max(len(known) - 1, 0))
-        missing = np.ones(len(row_ids), bool) if not len(known) else known[inside] != row_ids
-        if missing.any():
+        result = np.full(len(row_ids), -1, np.int64)
+        for number, start in enumerate(self.rows.starts[:-1]):
+            known, order = self._ordered(number)
+            places = np.minimum(np.searchsorted(known, row_ids), len(known) - 1)
+            there = known[places] == row_ids
+            found = start + (places if order is None else order[places])
+            if self._alive is not None:
+                there &= self._alive[found]
+            result[there] = found[there]
+        if (result < 0).any():
             raise ItemNotFound(
-                f"The index has no row {int(row_ids[missing][0])}: it was removed, or the number "
-                "comes from another index. Search again."
+                f"The index has no row {int(row_ids[result < 0][0])}: it was removed, or the "
+                "number comes from another index. Search again."
             )
-        return found if at is None else at[found]
+        return result
+
+    def count(self, kind: str | None = None) -> int:
+        """How many items there are, or how many of a kind."""
+        n = 0
+        for start, source in zip(self.rows.starts, self.rows.sources, strict=False):
+            kinds = source.kinds
+            if self._alive is not None:
+                kinds = kinds[self._alive[start : start + len(source)]]
+            n += len(kinds) if kind is None else int((kinds == KINDS.index(kind)).sum())
+        return n
 
     def find(self, column: str, value: str) -> int | None:
         """The row id of the newest item whose column equals `value`, or None."""
         matches = pc.equal(self.rows.column(column), value).fill_null(False).to_numpy()
         if self._alive is not None:
             matches = matches & self._alive
-        found = self.row_ids[matches]
+        found = self.rows.row_ids(np.flatnonzero(matches))
         return int(found.max()) if len(found) else None
 
-    @cached_property
-    def _by_row_id(self) -> tuple[NDArray[np.int64], NDArray[np.int64] | None]:
-        """Row ids of living items in ascending order, and their positions (None: the same)."""
-        if self._alive is None and (self.row_ids[1:] > self.row_ids[:-1]).all():
-            return self.row_ids, None
-        at = np.arange(len(self.rows)) if self._alive is None else np.flatnonzero(self._alive)
-        at = at[np.argsort(self.row_ids[at])]
-        return self.row_ids[at], at
+    def _ordered(self, number: int) -> tuple[Ints, Ints | None]:
+        """The row ids of one source in ascending order, and where they are (None: in place)."""
+        if number not in self._orders:
+            row_ids, order = self.rows.sources[number].row_ids, None
+            if (row_ids[1:] < row_ids[:-1]).any():
+                order = np.argsort(row_ids)
+                row_ids = row_ids[order]
+            self._orders[number] = row_ids, order
+        return self._orders[number]
 
 
-def load_view(folder: Path, manifest: Manifest) -> View:
+def load_view(folder: Path, manifest: Manifest, *, use_derived: bool = True) -> View:
     """The newest version of the index, read with as little as will do.
 
     Up-to-date derived files alone answer; Lance is imported only when they are behind the table,
-    for the rows written since, or unusable, for all of them. Raises IndexDamaged when the table is.
+    for the rows written since, or unusable, for all of them. use_derived: whether they may be used
+    at all. Raises IndexDamaged when the table is.
     """
     table_path, dim = folder / manifest.items_table, manifest.encoder.dim
-    # Before the derived files: were it read after them, a commit in between would go unseen.
-    latest = latest_stamp(table_path)
-    snapshot, state = _read_derived(folder, manifest)
-    if snapshot is not None and snapshot.stamp == latest:
-        parts = [IndexPart(0, snapshot.index)]
-        return View(stamp=latest, derived="current", rows=snapshot.rows, alive=None, parts=parts)
-    return _view_of_table(table_path, dim, snapshot, state)
+    n_attempts = 0
+    while True:
+        # Before the derived files: were it read after them, a commit in between would go unseen.
+        latest = latest_stamp(table_path)
+        snapshot, state = _read_derived(folder, manifest) if use_derived else (None, "damaged")
+        if snapshot is not None and snapshot.stamp == latest:
+            return _view(latest, "current", snapshot, None, None, dim)
+        try:
+            return _view_of_table(table_path, dim, snapshot, state)
+        except IndexDamaged:
+            # A writer may have dropped the version that was being read: look once more.
+            n_attempts += 1
+            if n_attempts == 3 or latest_stamp(table_path) == latest:
+                raise
 
 
 def _read_derived(folder: Path, manifest: Manifest) -> tuple[Snapshot | None, DerivedState]:
@@ -154,29 +211,62 @@ def _view_of_table(
 
     table = ItemsTable.open(table_path, dim)
     stamp = stamp_of_version(table_path, table.version)
-    batches: list[pa.RecordBatch] = []
-    parts: list[IndexPart] = []
-    alive: NDArray[np.bool_] | None = None
-    covered = 0
     # The derived files help only if their version is an ancestor of the table as it is now.
     if snapshot is not None and (
         stamp_of_version(table_path, snapshot.stamp.version) == snapshot.stamp
     ):
         row_ids, versions = table.row_versions()
         unchanged = row_ids[versions <= snapshot.stamp.version]
-        alive = np.isin(snapshot.rows.column("row_id").to_numpy(), unchanged)
+        in_files = np.concatenate([part.rows.row_ids for part in snapshot.parts])
+        alive = np.isin(in_files, unchanged)
+        alive[snapshot.dead] = False
         if int(alive.sum()) == len(unchanged):
-            covered = snapshot.stamp.version
-            batches += snapshot.rows.batches
-            parts.append(IndexPart(0, snapshot.index))
-    tail = table.read(newer_than=covered).combine_chunks()
-    start = sum(batch.num_rows for batch in batches)
-    if covered and alive is not None:
-        alive = np.concatenate([alive, np.ones(len(tail), bool)])
-    else:
+            newer = table.read(newer_than=snapshot.stamp.version)
+            return _view(stamp, state, snapshot, alive, newer, dim)
+    return _view(stamp, state, None, None, table.read(), dim)
+
+
+def _view(
+    stamp: TableStamp | None,
+    state: DerivedState,
+    snapshot: Snapshot | None,
+    alive: NDArray[np.bool_] | None,
+    newer: pa.Table | None,
+    dim: int,
+) -> View:
+    """The parts of a snapshot (alive: which of their rows, None for all but the dead ones) and
+    the rows written since.
+    """
+    sources: list[RowSource] = []
+    indexes: list[CsdIndex] = []
+    if snapshot is not None:
+        sources += [part.rows for part in snapshot.parts]
+        indexes += [part.index for part in snapshot.parts]
+        if alive is None and len(snapshot.dead):
+            alive = np.ones(sum(map(len, sources)), np.bool_)
+            alive[snapshot.dead] = False
+    if newer is not None and len(newer):
+        sources.append(MemoryRows(newer))
+        indexes.append(build_index(newer, dim))
+        if alive is not None:
+            alive = np.concatenate([alive, np.ones(len(newer), np.bool_)])
+    if alive is not None and alive.all():
         alive = None
-    if len(tail):
-        batches += tail.to_batches()
-        parts.append(IndexPart(start, build_index(tail, dim)))
-    rows = RowBatches(batches, rows_schema(dim))
-    return View(stamp=stamp, derived=state, rows=rows, alive=alive, parts=parts)
+    starts = np.concatenate([[0], np.cumsum([len(source) for source in sources])])
+    parts = [
+        IndexPart(int(start), index)
+        for start, index in zip(starts, indexes, strict=False)
+        if index.n_rows
+    ]
+    recall = None
+    if snapshot is not None and not snapshot.is_legacy:
+        measured = snapshot.parts[0].facts["index"].get("recall")
+        recall = min(measured.values()) if measured else None
+    return View(
+        stamp=stamp,
+        derived=state,
+        rows=Rows(sources, rows_schema(dim)),
+        alive=alive,
+        parts=parts,
+        recall=recall,
+    )

@@ -7,12 +7,13 @@ import json
 import logging
 import os
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
+import pyarrow as pa
 from PIL.Image import Image
 from PIL.Image import new as new_image
 
@@ -23,8 +24,14 @@ from prolip_search.encoders.protocol import Encoder
 from prolip_search.errors import EncoderMismatch, IndexNotFound, QueryError
 from prolip_search.gaussians import Gaussians
 from prolip_search.indexes.filters import Filter
-from prolip_search.indexes.manifest import MANIFEST_NAME, EncoderRecord
-from prolip_search.indexes.ranking import RankBy
+from prolip_search.indexes.manifest import (
+    MANIFEST_NAME,
+    EncoderRecord,
+    IndexKind,
+    IndexSettings,
+)
+from prolip_search.indexes.ranking import Hits, RankBy
+from prolip_search.indexes.reader import IndexReader
 from prolip_search.indexes.store import Store
 from prolip_search.indexing import IndexReport, update
 from prolip_search.ingestion import BATCH_SIZE, Progress, item_rows
@@ -36,6 +43,7 @@ from prolip_search.verification import VerifyReport, verify_index
 
 logger = logging.getLogger(__name__)
 
+COMMIT_ROWS = 16_384  # ready Gaussians per commit
 RESULT_COLUMNS = ["id", "kind", "path", "text", "metadata", "uncertainty"]
 
 
@@ -60,17 +68,22 @@ class SearchEngine:
         *,
         encoder: str | Path | Encoder = MINI,
         runtime: Runtime = "auto",
+        index_kind: IndexKind = "auto",
+        recall: float = 0.95,
     ) -> SearchEngine:
         """A new, empty index at `folder`, customarily called .prolip-search.
 
         encoder: an Encoder, or a name for `load_encoder`. Paths in the index will be relative to
-        the folder's parent. Raises IndexExists, IndexNotWritable, EncoderNotFound, and QueryError
+        the folder's parent. index_kind: "flat" is exact; "ivf" finds `recall` of the ten nearest at
+        a fraction of the cost; "auto" changes over at 50,000 items. Raises IndexExists,
+        IndexNotWritable, EncoderNotFound, and QueryError
         for a folder that holds something else.
         """
         folder = Path(os.path.realpath(folder))
         encoder = _loaded(encoder, runtime)
         _refuse_foreign_files(folder)
-        return cls(Store.create(folder, encoder=_record(encoder)), encoder=encoder, runtime=runtime)
+        store = Store.create(folder, encoder=_record(encoder), index=_settings(index_kind, recall))
+        return cls(store, encoder=encoder, runtime=runtime)
 
     @classmethod
     def open(
@@ -223,6 +236,40 @@ class SearchEngine:
         self.store.append(item_rows(rows, gaussians))
         return ids
 
+    def add_gaussians(
+        self,
+        batches: pa.Table | Iterable[pa.RecordBatch],
+        *,
+        progress: Progress = lambda n_done, n_total: None,
+    ) -> int:
+        """Adds ready Gaussians of this encoder from a stream of Arrow batches; how many.
+
+        Columns: `id`, `mean` and `log_variance` (fixed-size lists of D float32, means of unit
+        length), and whatever else FORMAT.md lists; `kind` is "image" unless given. Memory does not
+        grow with the stream. Every 16,384 items are committed, so a stream that breaks off leaves
+        its beginning. progress(n_done, −1) after each commit. Raises QueryError (an id that is
+        there already), InvalidGaussians, DimensionMismatch.
+        """
+        n_added = 0
+        with self.store.writer():
+            for rows in _in_commits(batches):
+                self.store.append(rows)
+                n_added += len(rows)
+                progress(n_added, -1)
+            self.store.refresh_index()
+        return n_added
+
+    def configure_index(
+        self, *, index_kind: IndexKind | None = None, recall: float | None = None
+    ) -> None:
+        """Says how the index is to be made from the next time it is written; None: as before."""
+        now = self.store.manifest.index
+        self.store.configure(_settings(index_kind or now.kind, recall or now.recall))
+
+    def optimize(self) -> None:
+        """Makes the index as small and fast as it can be; what it holds stays the same."""
+        self.store.optimize()
+
     def remove(self, ids: Sequence[str]) -> int:
         """Drops items from the index (no file is touched); how many of the ids there were."""
         return self.store.delete(ids)
@@ -250,17 +297,52 @@ class SearchEngine:
             [query], k, kinds=kinds, rank_by=rank_by, offset=offset, where=where
         )[0]
 
+    @overload
+    def search_many(
+        self,
+        queries: Gaussians,
+        k: int = 10,
+        *,
+        kinds: Sequence[Kind] = ...,
+        rank_by: RankBy = ...,
+        offset: int = ...,
+        where: str | Filter | None = ...,
+    ) -> Hits: ...
+    @overload
     def search_many(
         self,
         queries: Sequence[QueryLike],
+        k: int = 10,
+        *,
+        kinds: Sequence[Kind] = ...,
+        rank_by: RankBy = ...,
+        offset: int = ...,
+        where: str | Filter | None = ...,
+    ) -> list[SearchResults]: ...
+    def search_many(
+        self,
+        queries: Gaussians | Sequence[QueryLike],
         k: int = 10,
         *,
         kinds: Sequence[Kind] = ("image",),
         rank_by: RankBy = "csd",
         offset: int = 0,
         where: str | Filter | None = None,
-    ) -> list[SearchResults]:
-        """`search` for many queries, in order, encoded and ranked together."""
+    ) -> list[SearchResults] | Hits:
+        """`search` for many queries, in order, encoded and ranked together, on all cores.
+
+        For Gaussians [Q, D] it gives arrays and makes no object for a result: row ids and CSD, both
+        [Q, K], with −1 and infinity where fewer exist; `reader().rows` tells what the rows are.
+        """
+        if isinstance(queries, Gaussians):
+            return self.store.search(
+                queries,
+                k,
+                kinds=kinds,
+                rank_by=rank_by,
+                offset=offset,
+                where=self._filter(where),
+            )
         if len(queries) == 0:
             return []
         with self.timings.stage("encode"):
@@ -318,6 +400,10 @@ class SearchEngine:
         if row is not None:
             query = StoredItem(self.store.rows([row], ["id"])["id"][0].as_py())
         return self.search(query, k, rank_by=rank_by, offset=offset, where=where)
+
+    def reader(self) -> IndexReader:
+        """A reader of the index as it is now, for any number of threads; it writes nothing."""
+        return IndexReader(self.store.folder, self.store.manifest)
 
     def status(self) -> IndexStatus:
         """What the index holds; needs no encoder."""
@@ -396,6 +482,38 @@ def _refuse_foreign_files(folder: Path) -> None:
                 f"{folder} is no index and holds other files, such as {entry.name}. "
                 f"Give the index a folder of its own, such as {folder / '.prolip-search'}."
             )
+
+
+def _settings(kind: IndexKind, recall: float) -> IndexSettings:
+    try:
+        return IndexSettings(kind=kind, recall=recall)
+    except ValueError as error:
+        raise QueryError(str(error)) from error
+
+
+def _in_commits(batches: pa.Table | Iterable[pa.RecordBatch]) -> Iterable[pa.Table]:
+    """The rows of a stream, COMMIT_ROWS at a time or what is left of it."""
+    if isinstance(batches, pa.Table):
+        batches = batches.to_batches()
+    waiting: list[pa.RecordBatch] = []
+    for batch in batches:
+        for start in range(0, batch.num_rows, COMMIT_ROWS):
+            waiting.append(batch.slice(start, COMMIT_ROWS))
+            if sum(piece.num_rows for piece in waiting) >= COMMIT_ROWS:
+                yield _with_kind(waiting)
+                waiting = []
+    if waiting:
+        yield _with_kind(waiting)
+
+
+def _with_kind(batches: Sequence[pa.RecordBatch]) -> pa.Table:
+    try:
+        rows = pa.Table.from_batches(batches)
+    except pa.ArrowException as error:
+        raise QueryError(f"All batches must have the same columns: {error}") from error
+    if "kind" in rows.column_names:
+        return rows
+    return rows.append_column("kind", pa.array(["image"] * len(rows), pa.string()))
 
 
 def _matching(encoder: Encoder, store: Store) -> Encoder:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from prolip_search.indexes.manifest import EncoderRecord
 from prolip_search.indexes.store import Store
+from prolip_search.indexes.view import IndexFacts
 from prolip_search.results import Calibration, absolute
 
 
@@ -18,6 +19,7 @@ class IndexStatus:
     """What an index holds. n_skipped: files left out, by reason. size_bytes: on disk, all of it.
 
     roots: the folders that were indexed, absolute.
+    index: what answers a search, and the recall it was measured to have where it is not exact.
     """
 
     folder: Path
@@ -29,6 +31,7 @@ class IndexStatus:
     n_skipped: Mapping[str, int]
     size_bytes: int
     version: int
+    index: IndexFacts
     calibration: Calibration
 
     def to_dict(self) -> dict[str, Any]:
@@ -44,6 +47,7 @@ class IndexStatus:
             "skipped_by_reason": dict(self.n_skipped),
             "size_bytes": self.size_bytes,
             "version": self.version,
+            "index": asdict(self.index),
             "encoder": {
                 "name": encoder.name,
                 "revision": encoder.revision,
@@ -67,5 +71,6 @@ def index_status(store: Store) -> IndexStatus:
         n_skipped=Counter(sorted(store.skipped()["reason"].to_pylist())),
         size_bytes=sum(file.stat().st_size for file in files),
         version=store.version,
+        index=store.index_facts,
         calibration=Calibration(),
     )

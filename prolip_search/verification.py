@@ -16,6 +16,7 @@ from prolip_search.changes import relative_path
 from prolip_search.encoders.protocol import Encoder
 from prolip_search.errors import EncoderError, IndexDamaged, UnreadableImage
 from prolip_search.files import content_hash, read_file, stat_file
+from prolip_search.indexes.blocks import DerivedDamage
 from prolip_search.indexes.store import Store
 
 Part = Literal["manifest", "items", "derived", "skipped", "encoder", "file"]
@@ -147,7 +148,7 @@ def _check_items(store: Store) -> tuple[int, list[Finding]]:
     mend = "Run `prolip-search verify --repair`."
     try:
         check = store.verify_items()
-        state = "behind" if check.wrong_ids else store.derived_state
+        state = "behind" if check.wrong_ids else _derived_state(store)
     except IndexDamaged as error:
         return 0, [_damage("items", error)]
     findings = [
@@ -169,6 +170,18 @@ def _check_items(store: Store) -> tuple[int, list[Finding]]:
             Finding(part="derived", path="csd.json", what=what, advice=mend, repairable=True)
         )
     return check.n_items, findings
+
+
+def _derived_state(store: Store) -> str:
+    """How the derived files were found, once every byte of them has been read."""
+    state = store.derived_state
+    if state == "damaged":
+        return state
+    try:
+        store.check_derived()
+    except DerivedDamage:
+        return "damaged"
+    return state
 
 
 def _check_skipped(store: Store) -> list[Finding]:

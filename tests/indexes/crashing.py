@@ -23,13 +23,25 @@ from typing import Any
 
 import lance  # noqa: F401  # imported before the fork, so that a kill is not spent on imports
 
-from prolip_search.indexes import durable, items, lock, manifest, snapshot, store
+from prolip_search.indexes import (
+    durable,
+    items,
+    ivf_index,
+    lock,
+    manifest,
+    mapped_rows,
+    refresh,
+    snapshot,
+    store,
+)
+from prolip_search.indexes.manifest import IndexSettings
 from prolip_search.indexes.store import INDEX_FOLDER, Store
 from tests.conftest import make_gaussians
 from tests.indexes.building import items as make_items
 from tests.indexes.building import record
 
-WATCHED = {module.__file__ for module in (durable, items, lock, manifest, snapshot, store)}
+WRITING = (durable, items, ivf_index, lock, manifest, mapped_rows, refresh, snapshot, store)
+WATCHED = {module.__file__ for module in WRITING}
 NEW_FINGERPRINT = "f" * 64
 
 
@@ -64,7 +76,33 @@ def rebuild(folder: Path) -> None:
         staged.publish()
 
 
-JOBS = {"append": append, "change": change, "create": create, "rebuild": rebuild}
+def optimize(folder: Path) -> None:
+    Store.open(folder).optimize()
+
+
+def use_lists(folder: Path) -> None:
+    opened = Store.open(folder)
+    with opened.writer():
+        opened.configure(IndexSettings(kind="ivf", recall=0.9))
+        opened.refresh_index()
+
+
+def grow_a_tail(folder: Path) -> None:
+    """An append of which the base is not written again."""
+    refresh.SMALL_BASE = 1
+    refresh.FOLD_SHARE = 1.0
+    append(folder)
+
+
+JOBS = {
+    "append": append,
+    "change": change,
+    "create": create,
+    "rebuild": rebuild,
+    "optimize": optimize,
+    "use_lists": use_lists,
+    "grow_a_tail": grow_a_tail,
+}
 
 
 def run(order: dict[str, Any]) -> dict[str, float]:

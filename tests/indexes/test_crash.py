@@ -57,12 +57,17 @@ DELETED = {name: path for name, path in OLD.items() if name not in ("item-0", "i
 MOVED = DELETED | {"item-2": "moved.jpg"}
 REBUILT = {f"other-{n}": f"other-{n}.jpg" for n in range(3)}
 
+DERIVED_FILES = ("vectors", "rows", "index")
+
 # The states that a job goes through, one after each commit.
 STATES: dict[str, list[dict[str, str]]] = {
     "append": [OLD, APPENDED],
     "change": [OLD, DELETED, MOVED],
     "create": [OLD],
     "rebuild": [OLD, REBUILT],
+    "optimize": [OLD],
+    "use_lists": [OLD],
+    "grow_a_tail": [OLD, APPENDED],
 }
 
 
@@ -110,14 +115,24 @@ def assert_whole_and_usable(folder: Path, job: str) -> None:
         assert state_of(Store.open(folder)) == STATES[job][-1]
         assert_ranks_right(Store.open(folder))
     assert not list(folder.glob(f"*{TEMPORARY_SUFFIX}"))
-    assert len(list(folder.glob("csd*"))) == 3
+    assert_no_file_is_left_over(folder)
+
+
+def assert_no_file_is_left_over(folder: Path) -> None:
+    pointer = json.loads((folder / "csd.json").read_text())
+    named = {part[kind]["file"] for part in pointer["parts"] for kind in DERIVED_FILES}
+    named |= {pointer["dead"]["file"]} if pointer["dead"] else set()
+    assert {path.name for path in folder.glob("csd*")} == {"csd.json", *named}
 
 
 @pytest.mark.parametrize("job", list(crashing.JOBS))
 def test_a_kill_at_any_step_leaves_an_old_or_a_new_state(
     give_order: Order, tmp_path: Path, job: str
 ) -> None:
-    filled_store(tmp_path / "pristine")
+    pristine = filled_store(tmp_path / "pristine")
+    if job == "optimize":  # something to join and to drop
+        pristine.append(items(make_gaussians(2, 8, 5), ids=["x", "y"]))
+        pristine.delete(["x", "y"])
 
     def fresh(name: str) -> Path:
         shutil.copytree(tmp_path / "pristine", tmp_path / name)
@@ -162,6 +177,6 @@ def test_what_a_killed_append_leaves_behind_is_removed_by_the_next_writer(
     assert {path.name for path in data.iterdir()} == {
         Path(file.path).name for fragment in fragments for file in fragment.data_files()
     }
-    assert len(list(store.folder.glob("csd*"))) == 3
+    assert len(list(store.folder.glob("csd*"))) == 4
     assert not list(store.folder.glob(f"*{TEMPORARY_SUFFIX}"))
     assert (store.folder / "writer.lock").read_text() == ""

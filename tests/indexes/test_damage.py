@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 import zlib
@@ -18,6 +19,7 @@ from tests.conftest import make_gaussians
 from tests.indexes.building import FINGERPRINT, filled_store, hit_ids, items, new_store
 
 QUERIES = make_gaussians(3, 8, 99)
+DERIVED = ["csd.json", "csd-*.faiss", "csd-*.arrow", "csd-*.vectors"]
 
 
 @pytest.fixture(scope="module")
@@ -56,13 +58,13 @@ def expected_ids() -> list[list[str]]:
     return [[f"item-{at}" for at in row[:10]] for row in csd.argsort(1)]
 
 
-@pytest.mark.parametrize("name", ["csd.json", "csd-*.faiss", "csd-*.arrow"])
+@pytest.mark.parametrize("name", DERIVED)
 def test_a_missing_derived_file_is_made_again(store: Store, name: str) -> None:
     derived(store, name).unlink()
     assert_answers(store, "missing" if name == "csd.json" else "damaged")
 
 
-@pytest.mark.parametrize("name", ["csd.json", "csd-*.faiss", "csd-*.arrow"])
+@pytest.mark.parametrize("name", DERIVED)
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.99])
 def test_a_truncated_derived_file_is_not_trusted(store: Store, name: str, share: float) -> None:
     path = derived(store, name)
@@ -81,7 +83,7 @@ def flipped(content: bytes, seed: int, n: int) -> Iterator[bytes]:
         yield bytes(copy)
 
 
-@pytest.mark.parametrize("name", ["csd.json", "csd-*.faiss", "csd-*.arrow"])
+@pytest.mark.parametrize("name", DERIVED)
 def test_a_flipped_bit_never_changes_an_answer(store: Store, name: str) -> None:
     path = derived(store, name)
     content, expected = path.read_bytes(), expected_ids()
@@ -122,8 +124,15 @@ def test_a_restored_backup_that_went_another_way_is_read_as_it_is(
 def forge(store: Store, part: str, content: bytes) -> None:
     """Puts content in the place of a derived file and makes csd.json vouch for it."""
     pointer = json.loads((store.folder / "csd.json").read_text())
-    (store.folder / pointer[part]["file"]).write_bytes(content)
-    pointer[part] |= {"size_bytes": len(content), "crc32": zlib.crc32(content)}
+    described = pointer["parts"][0][part]
+    (store.folder / described["file"]).write_bytes(content)
+    described["size_bytes"] = len(content)
+    if "crc32" in described and part == "index":
+        described["crc32"] = zlib.crc32(content)
+    if part == "rows":
+        bounds = described["bounds"]
+        described["frame_crc32"] = zlib.crc32(content[: bounds[0]] + content[bounds[-1] :])
+        described["crc32"] = [zlib.crc32(content[a:b]) for a, b in itertools.pairwise(bounds)]
     (store.folder / "csd.json").write_text(json.dumps(pointer))
 
 
@@ -155,16 +164,14 @@ def test_a_row_file_with_other_columns_is_damage(store: Store) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"format_version": 2},
-        {"n_rows": -1},
-        {"n_rows": 39},
-        {"n_rows": 2**70},
+        {"format_version": 3},
         {"table_version": None},
         {"table_version": 2**70},
-        {"index": None},
-        {"index": {"kind": "magic"}},
-        {"rows": {"file": "../../manifest.json"}},
-        {"rows": {"file": 5}},
+        {"parts": None},
+        {"parts": []},
+        {"parts": {"n_rows": 40}},
+        {"dead": 5},
+        {"dead": {"file": "csd-2.faiss", "size_bytes": 1, "crc32": 1}},
     ],
 )
 def test_a_pointer_with_wrong_fields_is_damage(store: Store, change: dict[str, object]) -> None:
@@ -172,6 +179,29 @@ def test_a_pointer_with_wrong_fields_is_damage(store: Store, change: dict[str, o
     (store.folder / "csd.json").write_text(json.dumps(pointer | change))
     state = "behind" if change == {"table_version": 2**70} else "damaged"
     assert_answers(store, state)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"n_rows": -1},
+        {"n_rows": 39},
+        {"n_rows": 2**70},
+        {"covers": "x"},
+        {"index": None},
+        {"index": {"kind": "magic", "file": "csd-2.faiss"}},
+        {"index": {"kind": "ivf", "file": "csd-2.faiss", "size_bytes": 9, "n_lists": 2**70}},
+        {"rows": {"file": "../../manifest.json"}},
+        {"rows": {"file": 5}},
+        {"rows": {"file": "csd-2.arrow", "size_bytes": 10, "bounds": [0], "crc32": []}},
+        {"vectors": {"file": "csd-2.arrow", "size_bytes": "many"}},
+    ],
+)
+def test_a_part_with_wrong_fields_is_damage(store: Store, change: dict[str, object]) -> None:
+    pointer = json.loads((store.folder / "csd.json").read_text())
+    pointer["parts"][0] |= change
+    (store.folder / "csd.json").write_text(json.dumps(pointer))
+    assert_answers(store, "damaged")
 
 
 def test_a_lost_items_table_is_a_clear_error(store: Store) -> None:

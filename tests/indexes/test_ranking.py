@@ -16,9 +16,9 @@ from prolip_search.distances import Arrays, membership
 from prolip_search.gaussians import Gaussians
 from prolip_search.indexes import csd_index, ranking
 from prolip_search.indexes.ranking import search_view
-from prolip_search.indexes.row_batches import RowBatches
+from prolip_search.indexes.rows import MemoryRows, Rows, RowSource, rows_schema
 from prolip_search.indexes.schema import checked_rows
-from prolip_search.indexes.snapshot import build_index, rows_schema
+from prolip_search.indexes.snapshot import build_index
 from prolip_search.indexes.store import Store
 from prolip_search.indexes.view import IndexPart, View
 from tests.conftest import make_gaussians
@@ -58,16 +58,17 @@ def view_of(stored: Gaussians, ids: list[str], *, split: int, dead: set[str]) ->
     """A view as the store makes it: rows before `split` in the files, the others written since."""
     rows = checked_rows(items(stored, ids=ids), stored.dim)
     rows = rows.add_column(0, "row_id", pa.array(range(100, 100 + len(rows)), pa.int64()))
-    batches, parts = [], []
+    sources: list[RowSource] = []
+    parts = []
     for start, part in ((0, rows.slice(0, split)), (split, rows.slice(split))):
         if len(part):
-            batches += part.combine_chunks().to_batches()
+            sources.append(MemoryRows(part))
             parts.append(IndexPart(start, build_index(part, stored.dim)))
     alive = np.array([name not in dead for name in ids], np.bool_) if dead else None
     return View(
         stamp=None,
         derived="behind",
-        rows=RowBatches(batches, rows_schema(stored.dim)),
+        rows=Rows(sources, rows_schema(stored.dim)),
         alive=alive,
         parts=parts,
     )

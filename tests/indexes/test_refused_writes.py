@@ -118,6 +118,6 @@ def test_a_disk_that_fills_at_any_point_leaves_the_old_state_and_one_clear_error
         store.refresh_index()
         after = hit_ids(Store.open(folder), queries, 404)
         assert [[name for name in row if name != "afterwards"] for row in after] == before
-        assert len(list(folder.glob("csd*"))) == 3
+        assert len(list(folder.glob("csd*"))) == 4
         assert np.isfinite(store.search(queries, 404).csd).sum() == 2 * store.count()
     assert answers == {False, True}

@@ -1,0 +1,97 @@
+"""Files of which only what is touched is read, and nothing is used before it has been checked.
+
+Checking all of a large file would cost as much as reading it. Its blocks have checksums of their
+own instead, and a block is compared with its checksum when it is first touched.
+"""
+
+from __future__ import annotations
+
+import os
+import zlib
+from mmap import ACCESS_READ, mmap
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prolip_search.errors import IndexDamaged
+
+Floats = NDArray[np.float32]
+Ints = NDArray[np.int64]
+
+
+class DerivedDamage(IndexDamaged):
+    """A derived file is not what was written. Readers then do without it; it leaves this room only
+    where somebody asks for a check.
+    """
+
+    def __init__(self, path: Path, what: str) -> None:
+        super().__init__(
+            f"{path} is damaged: {what}. It is derived from the items table; "
+            "run `prolip-search optimize` to write it anew.",
+            path=path,
+        )
+
+
+class MappedFile:
+    """A file of a known size, mapped into memory; the same file for as long as this lives."""
+
+    def __init__(self, path: Path, size_bytes: int) -> None:
+        """Raises DerivedDamage when it is not there or of another size."""
+        self.path = path
+        self._file = -1
+        try:
+            self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            size = os.fstat(self._file).st_size
+            if size != size_bytes:
+                raise DerivedDamage(path, f"it has {size} bytes, not {size_bytes}")
+            self.memory: memoryview = memoryview(b"")
+            if size:
+                self.memory = memoryview(mmap(self._file, 0, access=ACCESS_READ))
+        except OSError as error:
+            raise DerivedDamage(path, error.strerror or str(error)) from error
+
+    def __del__(self) -> None:
+        if self._file >= 0:
+            os.close(self._file)
+
+    @property
+    def own_name(self) -> str:
+        """A name under which this very file is opened again, were another put in its place."""
+        return f"/dev/fd/{self._file}"
+
+    def check(self, start: int, stop: int, crc: int, after: int = 0) -> int:
+        """Compares bytes with their CRC-32. Raises DerivedDamage."""
+        found = zlib.crc32(self.memory[start:stop], after)
+        if found != crc:
+            raise DerivedDamage(self.path, f"bytes {start} to {stop} are not what was written")
+        return found
+
+
+class CheckedBlocks:
+    """Blocks of a mapped file, numbered from 0, each compared with its checksum once."""
+
+    def __init__(self, file: MappedFile, starts: Ints, crcs: NDArray[np.uint32]) -> None:
+        """starts [n + 1]: where each block begins, and where the last one ends."""
+        self._file = file
+        self._starts = starts
+        self._crcs = crcs
+        self._checked = np.zeros(len(crcs), np.bool_)
+
+    def __len__(self) -> int:
+        return len(self._crcs)
+
+    def check(self, blocks: Ints) -> None:
+        """Makes sure of some blocks. Raises DerivedDamage. Threads may do so at once."""
+        new = blocks[~self._checked[blocks]]
+        if len(new) == 0:
+            return
+        for block in sorted(set(new.tolist())):
+            start, stop = int(self._starts[block]), int(self._starts[block + 1])
+            self._file.check(start, stop, int(self._crcs[block]))
+            self._checked[block] = True
+
+    def check_all(self) -> None:
+        """Makes sure of every block, those that were checked before among them."""
+        self._checked[:] = False
+        self.check(np.arange(len(self)))

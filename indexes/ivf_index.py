@@ -1,0 +1,229 @@
+"""Inverted lists of 8-bit codes: for collections of which a query cannot look at every row.
+
+The rows of `csd_index` are sorted into lists around centres; a query scans the lists whose centres
+are nearest to it. What it finds are candidates: the ranking measures them again from the stored
+rows. FAISS does the arithmetic; the file is ours, so that every list has a checksum of its own,
+compared when a query first comes to it, and no byte of it can lead FAISS astray.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from prolip_search.indexes.blocks import CheckedBlocks, DerivedDamage, Floats, Ints, MappedFile
+from prolip_search.indexes.csd_index import augmented_rows, in_threads, padded_width, selecting
+from prolip_search.indexes.durable import TEMPORARY_SUFFIX
+from prolip_search.indexes.rows import RowSource
+
+ROWS_PER_CENTRE = 64  # of the sample that the centres are trained on
+BLOCK_ROWS = 8192  # rows encoded at once
+SEED = 20240101
+_HEAD = struct.Struct("<8sIIQQ")  # magic, P, 1, N, number of lists
+_MAGIC = b"PSCSDIVF"
+
+
+def lists_for(n_rows: int) -> int:
+    """How many lists so many rows are sorted into: about 1.6 √N, a power of two."""
+    return int(1 << max(2, round(np.log2(1.6 * max(n_rows, 1) ** 0.5))))
+
+
+class AugmentedRows:
+    """The augmented rows of a source, by position and block by block."""
+
+    def __init__(self, rows: RowSource, dim: int) -> None:
+        self._rows = rows
+        self.n_rows, self.width = len(rows), padded_width(dim)
+
+    def at(self, rows: Ints) -> Floats:
+        """Some rows, [n, P]."""
+        return augmented_rows(self._rows.vectors("mean", rows), self._rows.uncertainty[rows])
+
+    def __iter__(self) -> Iterator[Floats]:
+        """All rows in order, BLOCK_ROWS at a time."""
+        for start in range(0, self.n_rows, BLOCK_ROWS):
+            yield self.at(np.arange(start, min(start + BLOCK_ROWS, self.n_rows)))
+
+
+def write_ivf(path: Path, rows: AugmentedRows) -> dict[str, Any]:
+    """Trains on a sample, encodes all rows and writes the lists; what csd.json says of the file.
+
+    Needs memory for the sample, a few blocks and 12 bytes a row. Raises OSError.
+    """
+    n_rows, width = rows.n_rows, rows.width
+    n_lists = min(lists_for(n_rows), max(1, n_rows))
+    index = _empty(n_lists, width)
+    rng = np.random.default_rng(SEED)
+    n_sample = min(n_rows, ROWS_PER_CENTRE * n_lists)
+    index.cp.seed = SEED
+    index.cp.min_points_per_centroid = 1  # small collections are for tests; no warning for them
+    index.train(rows.at(np.sort(rng.choice(n_rows, n_sample, replace=False))))
+    codes_path = path.with_name(f"{path.name}-codes{TEMPORARY_SUFFIX}")
+    lists = np.empty(n_rows, np.int64)
+    done = 0
+    with codes_path.open("wb") as file:
+        for block in rows:
+            block_lists = index.quantizer.search(block, 1)[1][:, 0]
+            codes = np.empty((len(block), width), np.uint8)
+            index.encode_vectors(
+                len(block),
+                faiss.swig_ptr(block),
+                faiss.swig_ptr(block_lists),
+                faiss.swig_ptr(codes),
+            )
+            file.write(codes.data)
+            lists[done : done + len(block)] = block_lists
+            done += len(block)
+    order = np.argsort(lists, kind="stable")
+    sizes = np.bincount(lists, minlength=n_lists).astype("<i8")
+    encoded = np.memmap(codes_path, np.uint8, "r", shape=(n_rows, width))
+    temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
+    crcs = np.zeros(n_lists, "<u4")
+    start = 0
+    with temporary.open("wb") as file:
+        for number, size in enumerate(sizes.tolist()):
+            members = order[start : start + size].astype("<i8")
+            content = encoded[members].tobytes() + members.tobytes()
+            crcs[number] = zlib.crc32(content)
+            file.write(content)
+            start += size
+        head = b"".join(
+            (
+                _HEAD.pack(_MAGIC, width, 1, n_rows, n_lists),
+                sizes.tobytes(),
+                index.quantizer.reconstruct_n(0, n_lists).astype("<f4").tobytes(),
+                faiss.vector_to_array(index.sq.trained).astype("<f4").tobytes(),
+                crcs.tobytes(),
+            )
+        )
+        file.write(head)
+    codes_path.unlink()
+    temporary.replace(path)
+    return {
+        "kind": "ivf",
+        "file": path.name,
+        "size_bytes": n_rows * (width + 8) + len(head),
+        "head_crc32": zlib.crc32(head),
+        "n_lists": n_lists,
+    }
+
+
+class IvfIndex:
+    """Inverted lists, memory-mapped. `n_probes` of them are scanned for a query."""
+
+    kind = "ivf"
+    rounding = None  # what lies in other lists is not known
+
+    def __init__(self, folder: Path, facts: Mapping[str, Any], *, n_rows: int, width: int) -> None:
+        """facts: what `write_ivf` gave, `n_probes` and `margin`. Raises DerivedDamage, and
+        KeyError, TypeError or ValueError for facts that no writer gives.
+        """
+        self._file = file = MappedFile(folder / facts["file"], int(facts["size_bytes"]))
+        self.n_rows, self.n_lists = n_rows, int(facts["n_lists"])
+        at = n_rows * (width + 8)
+        n_lists = self.n_lists
+        head_bytes = _HEAD.size + n_lists * (8 + 4 * width + 4) + 2 * width * 4
+        if n_lists < 1 or len(file.memory) != at + head_bytes:
+            raise DerivedDamage(file.path, f"it does not hold {n_rows} rows in {n_lists} lists")
+        file.check(at, len(file.memory), int(facts["head_crc32"]))
+        expected = _HEAD.pack(_MAGIC, width, 1, n_rows, n_lists)
+        sizes = np.frombuffer(file.memory, "<i8", n_lists, at + _HEAD.size)
+        if (
+            bytes(file.memory[at : at + _HEAD.size]) != expected
+            or (sizes < 0).any()
+            or (sizes > n_rows).any()
+            or sizes.sum() != n_rows
+        ):
+            raise DerivedDamage(file.path, "its head is not that of such an index")
+        at += _HEAD.size + 8 * n_lists
+        centres = np.frombuffer(file.memory, "<f4", n_lists * width, at).reshape(n_lists, width)
+        at += centres.nbytes
+        trained = np.frombuffer(file.memory, "<f4", 2 * width, at)
+        crcs = np.frombuffer(file.memory, "<u4", n_lists, at + trained.nbytes)
+        starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64) * (width + 8)
+        self._blocks = CheckedBlocks(file, starts, crcs)
+        self.n_probes = int(facts["n_probes"])
+        self.margin = int(facts["margin"])
+        if not 1 <= self.n_probes <= n_lists or not 0 <= self.margin <= 1 << 20:
+            raise DerivedDamage(file.path, "its settings are impossible")
+        self._index = _empty(n_lists, width)
+        self._index.quantizer.add(centres)
+        faiss.copy_array_to_vector(trained.copy(), self._index.sq.trained)
+        self._index.is_trained = True
+        self._index.ntotal = n_rows
+        self._lists = faiss.OnDiskInvertedLists(n_lists, width, file.own_name)
+        self._lists.read_only = True
+        self._lists.prefetch_nthread = 0
+        own_sizes = sizes.astype(np.uint64)  # named: swig_ptr keeps nothing alive
+        self._lists.set_all_lists_sizes(faiss.swig_ptr(own_sizes))
+        self._lists.totsize = n_rows * (width + 8)
+        if n_rows:
+            self._lists.do_mmap()
+        self._index.replace_invlists(self._lists, False)
+
+    def search(
+        self, queries: Floats, k: int, allowed: NDArray[np.bool_] | None, *, widen: float = 1.0
+    ) -> tuple[Floats, Ints]:
+        """The k best rows of every query among those of the lists scanned.
+
+        widen: scans so many times more lists than the setting says. Raises DerivedDamage.
+        """
+        k = min(k, self.n_rows)
+        if k == 0:
+            return np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
+        n_probes = min(self.n_lists, int(np.ceil(self.n_probes * widen)))
+        parameters = faiss.SearchParametersIVF()
+        parameters.nprobe = n_probes
+        with selecting(parameters, allowed):
+
+            def scan(some: Floats) -> tuple[Floats, Ints]:
+                nearness, lists = self._index.quantizer.search(some, n_probes)
+                self._blocks.check(lists[lists >= 0])
+                scores = np.empty((len(some), k), np.float32)
+                rows = np.empty((len(some), k), np.int64)
+                # FAISS's own wrapper of this function takes no parameters.
+                self._index.search_preassigned_c(
+                    len(some),
+                    faiss.swig_ptr(some),
+                    k,
+                    faiss.swig_ptr(lists),
+                    faiss.swig_ptr(nearness),
+                    faiss.swig_ptr(scores),
+                    faiss.swig_ptr(rows),
+                    False,
+                    parameters,
+                )
+                return scores, rows
+
+            n_products = len(queries) * (
+                self.n_lists + self.n_rows * n_probes // self.n_lists
+            ) * queries.shape[1]  # fmt: skip
+            scores, rows = in_threads(scan, queries, n_products)
+        if rows.size and (rows.max() >= self.n_rows or rows.min() < -1):
+            raise DerivedDamage(self._file.path, "it names rows that do not exist")
+        return scores, rows
+
+    def check_all(self) -> None:
+        """Makes sure of every byte. Raises DerivedDamage."""
+        self._blocks.check_all()
+
+
+def _empty(n_lists: int, width: int) -> Any:
+    quantizer = faiss.IndexFlatIP(width)
+    index = faiss.IndexIVFScalarQuantizer(
+        quantizer,
+        width,
+        n_lists,
+        faiss.ScalarQuantizer.QT_8bit,
+        faiss.METRIC_INNER_PRODUCT,
+        True,
+    )
+    index.parallel_mode = 0
+    return index

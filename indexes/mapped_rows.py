@@ -1,0 +1,219 @@
+"""The rows of one part of the derived files: written as a stream, read through memory mapping.
+
+csd-<version>.vectors holds what a ranking measures, csd-<version>.arrow the other columns.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from prolip_search.indexes.blocks import CheckedBlocks, DerivedDamage, Floats, Ints, MappedFile
+from prolip_search.indexes.durable import TEMPORARY_SUFFIX
+from prolip_search.indexes.rows import VECTORS, indices, kind_numbers, rows_schema
+from prolip_search.indexes.schema import in_schema, vectors_of
+
+ROWS_PER_BATCH = 2048  # of the Arrow file: what is checked to show one result
+BLOCK_BYTES = 4096  # about, of the vectors: what is checked to measure one candidate
+
+
+def other_columns(dim: int) -> pa.Schema:
+    """The columns of the Arrow file: all but the vectors."""
+    return pa.schema([field for field in rows_schema(dim) if field.name not in VECTORS])
+
+
+def rows_per_block(dim: int) -> int:
+    """How many rows of vectors share one checksum: a power of two, at most 512."""
+    return 1 << min(9, max(0, (BLOCK_BYTES // (8 * dim)).bit_length() - 1))
+
+
+def write_rows(
+    vectors_path: Path, rows_path: Path, batches: Iterable[pa.RecordBatch], dim: int
+) -> dict[str, Any]:
+    """Writes both files from a stream of rows and gives what csd.json says of them.
+
+    Needs memory for a few batches and some 20 bytes a row. Raises OSError.
+    """
+    per_block, schema = rows_per_block(dim), other_columns(dim)
+    row_ids, uncertainty = [np.empty(0, "<i8")], [np.empty(0, "<f4")]
+    kinds, crcs = [np.empty(0, "u1")], [np.empty(0, "<u4")]
+    bounds: list[int] = []
+    vectors_temporary = vectors_path.with_name(vectors_path.name + TEMPORARY_SUFFIX)
+    rows_temporary = rows_path.with_name(rows_path.name + TEMPORARY_SUFFIX)
+    with vectors_temporary.open("wb") as vectors, pa.OSFile(str(rows_temporary), "wb") as file:
+        with pa.ipc.new_file(file, schema) as writer:
+            bounds.append(file.tell())
+            for rows in _in_pieces(batches, ROWS_PER_BATCH):
+                numbers = np.hstack([vectors_of(rows[name], dim) for name in VECTORS])  # [n, 2D]
+                numbers = np.ascontiguousarray(numbers, "<f4")
+                vectors.write(numbers.data)
+                blocks = range(0, len(numbers), per_block)
+                crcs.append(
+                    np.array(
+                        [zlib.crc32(numbers[at : at + per_block].data) for at in blocks], "<u4"
+                    )
+                )
+                row_ids.append(rows["row_id"].to_numpy())
+                uncertainty.append(rows["uncertainty"].to_numpy())
+                kinds.append(kind_numbers(rows["kind"]))
+                writer.write_batch(rows.select(schema.names).cast(schema).to_batches()[0])
+                bounds.append(file.tell())
+        # In this order each array begins where numbers of its size may.
+        head = b"".join(
+            np.concatenate(arrays).tobytes() for arrays in (row_ids, uncertainty, crcs, kinds)
+        )
+        n_rows = sum(len(some) for some in row_ids)
+        vectors.write(head)
+    size_bytes = rows_temporary.stat().st_size
+    content = MappedFile(rows_temporary, size_bytes).memory
+    facts = {
+        "n_rows": n_rows,
+        "vectors": {
+            "file": vectors_path.name,
+            "size_bytes": 8 * dim * n_rows + len(head),
+            "head_crc32": zlib.crc32(head),
+        },
+        "rows": {
+            "file": rows_path.name,
+            "size_bytes": size_bytes,
+            "bounds": bounds,
+            "crc32": [zlib.crc32(content[start:stop]) for start, stop in pairwise(bounds)],
+            "frame_crc32": zlib.crc32(content[bounds[-1] :], zlib.crc32(content[: bounds[0]])),
+        },
+    }
+    vectors_temporary.replace(vectors_path)
+    rows_temporary.replace(rows_path)
+    return facts
+
+
+def _in_pieces(batches: Iterable[pa.RecordBatch], n_rows: int) -> Iterator[pa.Table]:
+    """The rows of a stream, so many at a time, each piece in one chunk."""
+    waiting: list[pa.RecordBatch] = []
+    n_waiting = 0
+    for batch in batches:
+        waiting.append(batch)
+        n_waiting += batch.num_rows
+        while n_waiting >= n_rows:
+            table = pa.Table.from_batches(waiting)
+            yield table.slice(0, n_rows).combine_chunks()
+            waiting = table.slice(n_rows).to_batches()
+            n_waiting -= n_rows
+    if n_waiting:
+        yield pa.Table.from_batches(waiting).combine_chunks()
+
+
+class MappedRows:
+    """Rows of derived files. What is touched is checked first; raises DerivedDamage then."""
+
+    def __init__(self, folder: Path, facts: Mapping[str, Any], dim: int) -> None:
+        """facts: what `write_rows` gave. Raises DerivedDamage, and KeyError, TypeError or
+        ValueError for facts that no writer gives.
+        """
+        n_rows, per_block = int(facts["n_rows"]), rows_per_block(dim)
+        described = facts["vectors"]
+        self._file = MappedFile(folder / described["file"], int(described["size_bytes"]))
+        n_blocks = -(-n_rows // per_block)
+        at = 8 * dim * n_rows
+        if n_rows < 0 or len(self._file.memory) != at + 13 * n_rows + 4 * n_blocks:
+            raise DerivedDamage(self._file.path, f"it does not hold {n_rows} rows")
+        self._file.check(at, len(self._file.memory), int(described["head_crc32"]))
+        memory = self._file.memory
+        self._numbers = np.frombuffer(memory, "<f4", n_rows * 2 * dim).reshape(n_rows, 2, dim)
+        self.row_ids: Ints = np.frombuffer(memory, "<i8", n_rows, at)
+        self.uncertainty: Floats = np.frombuffer(memory, "<f4", n_rows, at + 8 * n_rows)
+        crcs = np.frombuffer(memory, "<u4", n_blocks, at + 12 * n_rows)
+        self.kinds = np.frombuffer(memory, "u1", n_rows, at + 12 * n_rows + 4 * n_blocks)
+        starts = np.arange(n_blocks + 1) * (per_block * 8 * dim)
+        starts[-1] = at
+        self._vector_blocks = CheckedBlocks(self._file, starts, crcs)
+        self._per_block = per_block
+        self._open_others(folder, facts["rows"], dim)
+
+    def _open_others(self, folder: Path, described: Mapping[str, Any], dim: int) -> None:
+        file = MappedFile(folder / described["file"], int(described["size_bytes"]))
+        bounds = np.array(described["bounds"], np.int64)
+        crcs = np.array(described["crc32"], np.uint32)
+        n_batches = -(-len(self) // ROWS_PER_BATCH)
+        if len(bounds) != n_batches + 1 or len(crcs) != n_batches or (np.diff(bounds) < 0).any():
+            raise DerivedDamage(file.path, "it is not described as these rows are")
+        if bounds[0] < 0 or bounds[-1] > len(file.memory):
+            raise DerivedDamage(file.path, "it is shorter than it is described to be")
+        frame = zlib.crc32(file.memory[: bounds[0]])
+        file.check(int(bounds[-1]), len(file.memory), int(described["frame_crc32"]), frame)
+        self._others = CheckedBlocks(file, bounds, crcs)
+        self._schema = other_columns(dim)
+        try:
+            self._reader = pa.ipc.open_file(pa.py_buffer(file.memory))
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise DerivedDamage(file.path, str(error)) from error
+        if self._reader.num_record_batches != n_batches:
+            raise DerivedDamage(file.path, "its rows are not those of this index")
+        in_schema(pa.Table.from_batches([], self._reader.schema), self._schema)
+        self._batches: dict[int, pa.RecordBatch] = {}
+        self._rows_path = file.path
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def column(self, name: str) -> pa.ChunkedArray:
+        """A whole column. Costs a check of all of the file that it is in."""
+        if name in VECTORS:
+            dim = self._numbers.shape[2]
+            vectors = pa.array(self.vectors(name, np.arange(len(self))).reshape(-1))
+            return pa.chunked_array([pa.FixedSizeListArray.from_arrays(vectors, dim)])
+        batches = [self._batch(number) for number in range(len(self._others))]
+        field = self._schema.field(name)
+        return pa.chunked_array([batch.column(name) for batch in batches], field.type)
+
+    def take(self, rows: Ints, columns: Sequence[str]) -> pa.Table:
+        """Some rows of some columns, in the order of `rows`."""
+        others = [name for name in columns if name not in VECTORS]
+        which = rows // ROWS_PER_BATCH
+        parts, order = [], []
+        for number in sorted(set(which.tolist())):
+            here = np.flatnonzero(which == number)
+            batch = self._batch(number).select(others)
+            parts.append(batch.take(indices(rows[here] - number * ROWS_PER_BATCH)))
+            order.append(here)
+        schema = pa.schema([self._schema.field(name) for name in others])
+        table = pa.Table.from_batches(parts, schema)
+        if len(parts) > 1:
+            table = table.combine_chunks().take(indices(np.argsort(np.concatenate(order))))
+        for at, name in enumerate(columns):
+            if name in VECTORS:
+                dim = self._numbers.shape[2]
+                flat = pa.array(self.vectors(name, rows).reshape(-1))
+                table = table.add_column(at, name, pa.FixedSizeListArray.from_arrays(flat, dim))
+        return table
+
+    def vectors(self, name: str, rows: Ints) -> Floats:
+        """Rows of a vector column, [n, D]."""
+        self._vector_blocks.check(rows // self._per_block)
+        found: Floats = self._numbers[rows, VECTORS.index(name)]
+        return found
+
+    def check_all(self) -> None:
+        """Makes sure of every byte. Raises DerivedDamage."""
+        self._vector_blocks.check_all()
+        self._others.check_all()
+
+    def _batch(self, number: int) -> pa.RecordBatch:
+        batch = self._batches.get(number)
+        if batch is None:
+            self._others.check(np.array([number]))
+            n_rows = min(ROWS_PER_BATCH, len(self) - number * ROWS_PER_BATCH)
+            try:
+                batch = in_schema(self._reader.get_batch(number), self._schema)
+                batch.validate(full=True)
+            except (pa.ArrowException, OSError, ValueError) as error:
+                raise DerivedDamage(self._rows_path, str(error)) from error
+            if batch.num_rows != n_rows:
+                raise DerivedDamage(self._rows_path, "a batch has another number of rows")
+            self._batches[number] = batch
+        return batch
