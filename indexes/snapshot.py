@@ -98,9 +98,8 @@ def write_part(
     index = None
     if kind == "ivf":
         index = write_ivf(stem.with_suffix(".ivf"), AugmentedRows(rows, dim))
-        built = IvfIndex(
-            folder, index | {"n_probes": 1, "margin": 0}, n_rows=len(rows), width=padded_width(dim)
-        )
+        untuned = index | {"n_probes": 1, "margin": 0}
+        built = IvfIndex(folder, untuned, n_rows=len(rows), dim=dim)
         tuned = tune(built, rows, dim, settings.recall)
         # Without a setting that keeps the promise, rows are compared one by one after all.
         index = None if tuned is None else index | tuned
@@ -242,7 +241,7 @@ def _open_index(folder: Path, facts: Mapping[str, Any], n_rows: int, dim: int) -
     if facts["kind"] == "ivf":
         if not facts["recall"] or not all(isinstance(r, float) for r in facts["recall"].values()):
             raise DerivedDamage(folder / POINTER_NAME, "it gives no recall")
-        return IvfIndex(folder, facts, n_rows=n_rows, width=width)
+        return IvfIndex(folder, facts, n_rows=n_rows, dim=dim)
     raise DerivedDamage(folder / POINTER_NAME, "it describes an index of unknown kind")
 
 
