@@ -25,6 +25,7 @@ COMMANDS = {
     "query": "Find the photos that a text or a picture describes.",
     "similar": "Find the photos most like one photo.",
     "status": "Say what the index holds.",
+    "verify": "Check the index, and every file that it remembers.",
     "optimize": "Make the index small and fast again after many changes.",
     "demo": "Index a few sample photos and ask them questions.",
     "train": "Train an encoder from captioned photos.",

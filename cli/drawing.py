@@ -80,6 +80,7 @@ def report_summary(report: IndexReport) -> str:
         "moved": report.n_moved,
         "unchanged": report.n_unchanged,
         "gone": report.n_removed,
+        "missing but kept": report.n_missing,
         "skipped": len(report.skipped),
     }
     told = ", ".join(f"{n:,} {what}" for what, n in parts.items() if n) or "no photos found"

@@ -104,7 +104,7 @@ def index_folder(index: Path | None) -> Path | None:
     return index or prolip_search.SearchEngine.find()
 
 
-def open_engine(index: Path | None, runtime: Literal["auto", "onnx", "torch"]) -> SearchEngine:
+def needed_folder(index: Path | None) -> Path:
     """The index that was named, or the nearest. Raises IndexNotFound."""
     folder = index_folder(index)
     if folder is None:
@@ -113,7 +113,12 @@ def open_engine(index: Path | None, runtime: Literal["auto", "onnx", "torch"]) -
             "Make one with `prolip-search index PHOTOS`, or name one with --index."
         )
     show_messages()
-    return prolip_search.SearchEngine.open(folder, runtime=runtime)
+    return folder
+
+
+def open_engine(index: Path | None, runtime: Literal["auto", "onnx", "torch"]) -> SearchEngine:
+    """The index that was named, or the nearest, opened. Raises IndexNotFound."""
+    return prolip_search.SearchEngine.open(needed_folder(index), runtime=runtime)
 
 
 def show_messages() -> None:

@@ -12,6 +12,8 @@ import typer
 
 from prolip_search.cli import options
 from prolip_search.cli.answers import Form, print_answers
+from prolip_search.cli.breakdown import Breakdown
+from prolip_search.cli.terminal import note
 from prolip_search.errors import QueryError
 
 
@@ -43,11 +45,15 @@ def query(
     thumbnails: options.Thumbnails = False,
     index: options.IndexFolder = None,
     runtime: options.Runtime = "auto",
+    timings: Annotated[
+        bool, typer.Option("--timings", help="Say on standard error where the time went.")
+    ] = False,
 ) -> None:
     """Find the photos that a text or a picture describes.
 
     Exit status: 0 something was found, 1 nothing, 2 an error.
     """
+    spent = Breakdown() if timings else None
     words = text or []
     if bool(words) == (image is not None):
         raise QueryError(
@@ -59,11 +65,18 @@ def query(
     engine = options.open_engine(index, runtime)
     many = words == ["-"]
     one = image if image is not None else " ".join(words)
+    if spent is not None:
+        spent.follow(engine.timings)
+        engine.warm_up(one)
     asked = _lines() if many else iter([one])
     answers = (
         engine.search(each, top, rank_by=rank_by, offset=offset, where=chosen) for each in asked
     )
-    if not print_answers(answers, form, many=many):
+    found = print_answers(answers, form, many=many)
+    if spent is not None:
+        for line in spent.lines():
+            note(line)
+    if not found:
         raise typer.Exit(1)
 
 

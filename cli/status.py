@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from prolip_search.cli import options
-from prolip_search.cli.terminal import visible
+from prolip_search.cli.terminal import shown_path, visible
 
 if TYPE_CHECKING:
     from prolip_search.status import IndexStatus
@@ -29,6 +29,7 @@ def status(
     )
     facts = {
         "index": str(state.folder),
+        "folders": ", ".join(shown_path(root) for root in state.roots),
         "photos": f"{state.n_images:,}",
         "texts": f"{state.n_texts:,}" if state.n_texts else "",
         "skipped": f"{n_skipped:,} ({reasons})" if n_skipped else "",

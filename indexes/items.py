@@ -138,12 +138,14 @@ class ItemsTable:
             found.update(self._read(columns=["id"], filter=predicate)["id"].to_pylist())
         return found
 
-    def read(self, *, newer_than: int = 0) -> pa.Table:
+    def read(self, *, newer_than: int = 0, ids: Sequence[str] | None = None) -> pa.Table:
         """All columns and `row_id`, ordered by row id; only rows written after that version.
 
-        Raises IndexDamaged when a row is not what was written.
+        ids: only these items. Raises IndexDamaged when a row is not what was written.
         """
         predicate = f"_row_last_updated_at_version > {newer_than}" if newer_than else None
+        if ids is not None:
+            predicate = " OR ".join(_in_lists(ids)) or "false"
         schema = items_schema(self.dim)
         present = [name for name in schema.names if name in self._dataset.schema.names]
         table = self._read(columns=present, filter=predicate, with_row_id=True)
@@ -203,6 +205,26 @@ class ItemsTable:
             id = rows["id"].filter(wrong)[0].as_py()
             raise _damaged(self.path, f"the item {id!r} does not match its checksum")
 
+    def verify(self) -> tuple[NDArray[np.int64], NDArray[np.uint32], list[str]]:
+        """Row id and checksum [N] of every row, and the ids of those that do not match it.
+
+        A row that another program wrote without a checksum has 0. Reads batch by batch.
+        """
+        columns = ["id", "kind", "mean", "log_variance", "uncertainty", "checksum"]
+        row_ids, stored, wrong = [np.empty(0, np.int64)], [np.empty(0, np.uint32)], []
+        with reads(self.path):
+            scanner = self._dataset.scanner(
+                columns=columns, with_row_id=True, batch_size=STREAMED_ROWS
+            )
+            for batch in scanner.to_batches():
+                rows = pa.Table.from_batches([batch])
+                sums = rows["checksum"].combine_chunks()
+                differ = pc.not_equal(sums, pa.array(checksums(rows, self.dim))).fill_null(False)
+                wrong += rows["id"].filter(differ).to_pylist()
+                row_ids.append(rows["_rowid"].to_numpy().astype(np.int64))
+                stored.append(sums.fill_null(0).to_numpy())
+        return np.concatenate(row_ids), np.concatenate(stored), wrong
+
     def row_versions(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Row id [N] and version last written in [N] of every row, in ascending order of row id."""
         name = "_row_last_updated_at_version"
@@ -217,6 +239,16 @@ class ItemsTable:
             self._dataset.cleanup_old_versions(older_than=FOR_EVER, delete_unverified=True)
             for leftover in self.path.glob("*/*#*"):  # half-written files of Lance's object store
                 leftover.unlink(missing_ok=True)
+
+    def count_orphans(self) -> int:
+        """How many files `remove_orphans` would drop."""
+        with reads(self.path):
+            told = self._dataset.explain_cleanup_old_versions(
+                older_than=FOR_EVER, delete_unverified=True
+            )
+        kinds = ("data_files", "transaction_files", "index_files", "deletion_files")
+        n_orphans: int = sum(getattr(told.stats, f"{kind}_removed") for kind in kinds)
+        return n_orphans + len(list(self.path.glob("*/*#*")))
 
     def _read(self, **how: Any) -> pa.Table:
         with reads(self.path):

@@ -70,16 +70,22 @@ class IndexSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """The content of manifest.json. items_table: a folder name beside the manifest."""
+    """The content of manifest.json. items_table: a folder name beside the manifest.
+
+    replaced: items tables that this one took the place of, to be dropped. roots: the folders that
+    were indexed, relative to the folder that holds the index, as paths of items are.
+    """
 
     encoder: EncoderRecord
     items_table: str
+    replaced: tuple[str, ...] = ()
+    roots: tuple[str, ...] = ()
     index: IndexSettings = IndexSettings()
 
     def to_json(self) -> str:
         """The file's text: sorted keys, two spaces, a newline at the end."""
         encoder = self.encoder
-        content = {
+        content: dict[str, Any] = {
             "format_version": FORMAT_VERSION,
             "items_table": self.items_table,
             "index": {"kind": self.index.kind, "recall": self.index.recall},
@@ -94,6 +100,8 @@ class Manifest:
                 },
             },
         }
+        content |= {"replaced": list(self.replaced)} if self.replaced else {}
+        content |= {"roots": list(self.roots)} if self.roots else {}
         return json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n"
 
 
@@ -152,6 +160,10 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         return Manifest(
             items_table=table,
+            replaced=tuple(
+                n for n in _names(path, content, "replaced") if ITEMS_TABLE.fullmatch(n)
+            ),
+            roots=_names(path, content, "roots"),
             index=_index_settings(path, content),
             encoder=EncoderRecord(
                 name=_field(path, encoder, "name", str),
@@ -185,6 +197,13 @@ def _field(path: Path, content: dict[str, Any], name: str, kind: Any) -> Any:
     if not isinstance(value, kind) or isinstance(value, bool):
         raise _damaged(path, f"{name} is missing or of the wrong type")
     return value
+
+
+def _names(path: Path, content: dict[str, Any], name: str) -> tuple[str, ...]:
+    values = content.get(name, [])
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise _damaged(path, f"{name} is no list of texts")
+    return tuple(values)
 
 
 def _damaged(path: Path, what: str) -> IndexDamaged:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,16 @@ class SkippedFiles:
             return
         with writes(SKIPPED_NAME, self._path.parent):
             lance.write_dataset(kept, dataset, mode="overwrite")
+
+    def drop_if_damaged(self) -> bool:
+        """Removes the whole list where it cannot be read; whether it was so. Needs the lock."""
+        try:
+            self.read()
+        except IndexDamaged:
+            with writes(SKIPPED_NAME, self._path.parent):
+                shutil.rmtree(self._path)
+            return True
+        return False
 
     def _open(self) -> Any:
         if not self._path.is_dir():

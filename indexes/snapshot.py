@@ -28,7 +28,7 @@ from prolip_search.indexes.csd_index import (
     padded_width,
     write_flat,
 )
-from prolip_search.indexes.durable import TEMPORARY_SUFFIX, crc32_of, replace_file
+from prolip_search.indexes.durable import TEMPORARY_SUFFIX, crc32_of, replace_file, writes
 from prolip_search.indexes.ivf_index import AugmentedRows, IvfIndex, write_ivf
 from prolip_search.indexes.manifest import IndexSettings
 from prolip_search.indexes.mapped_rows import MappedRows, write_rows
@@ -173,17 +173,32 @@ def read_snapshot(folder: Path, *, items_table: str, dim: int) -> Snapshot | Non
     return Snapshot(stamp, parts, dead)
 
 
+def drop_snapshot(folder: Path) -> None:
+    """Removes the derived files, so that they are written anew. Needs the lock."""
+    with writes("the search index", folder):
+        (folder / POINTER_NAME).unlink(missing_ok=True)
+        remove_leftovers(folder)
+
+
 def remove_leftovers(folder: Path) -> None:
     """Drops derived and temporary files that nothing refers to. Needs the lock. Raises OSError."""
+    for path in leftover_files(folder):
+        path.unlink(missing_ok=True)
+
+
+def leftover_files(folder: Path) -> list[Path]:
+    """Derived and temporary files that nothing refers to."""
     try:
         pointer = _read_pointer(folder) or {}
     except IndexDamaged:
         pointer = {}
     current = set(_files_named(pointer))
-    for path in folder.iterdir():
-        is_old = _DERIVED_FILE.fullmatch(path.name) and path.name not in current
-        if is_old or path.name.endswith(TEMPORARY_SUFFIX):
-            path.unlink(missing_ok=True)
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if path.name.endswith(TEMPORARY_SUFFIX)
+        or (_DERIVED_FILE.fullmatch(path.name) and path.name not in current)
+    )
 
 
 def _free_stem(folder: Path, version: int) -> Path:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from prolip_search.errors import (
     EncoderMismatch,
@@ -18,6 +20,7 @@ from prolip_search.errors import (
     IndexTooNew,
     QueryError,
 )
+from prolip_search.indexes.blocks import DerivedDamage
 from prolip_search.indexes.durable import writes
 from prolip_search.indexes.lock import WriterLock
 from prolip_search.indexes.manifest import (
@@ -33,7 +36,8 @@ from prolip_search.indexes.manifest import (
 from prolip_search.indexes.reader import IndexReader
 from prolip_search.indexes.refresh import refresh
 from prolip_search.indexes.schema import checked_rows
-from prolip_search.indexes.snapshot import remove_leftovers
+from prolip_search.indexes.snapshot import drop_snapshot, leftover_files, remove_leftovers
+from prolip_search.indexes.stamp import stamp_of_version
 
 # Lance takes a tenth of a second to import and a plain query does not need it, so the modules that
 # import it are imported where something is written or listed.
@@ -41,6 +45,18 @@ if TYPE_CHECKING:
     from prolip_search.indexes.items import ItemsTable
 
 INDEX_FOLDER = ".prolip-search"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ItemsCheck:
+    """What reading every item found. wrong_ids: of items that do not match their checksum.
+
+    same_in_derived: whether up-to-date derived files hold the same rows; True where there are none.
+    """
+
+    n_items: int
+    wrong_ids: list[str]
+    same_in_derived: bool
 
 
 class Store(IndexReader):
@@ -109,7 +125,7 @@ class Store(IndexReader):
         index = IndexSettings()
         try:
             old = read_manifest(folder)
-            taken, index = {old.items_table}, old.index
+            taken, index = {old.items_table, *old.replaced}, old.index
         except (IndexDamaged, IndexTooNew):  # a rebuild is the cure; any table may be in use
             taken = {path.name for path in folder.iterdir() if ITEMS_TABLE.fullmatch(path.name)}
         name = items_table_name(encoder.fingerprint, taken=taken)
@@ -131,12 +147,13 @@ class Store(IndexReader):
         with self.writer():
             if self._published:
                 return
+            tables = {p.name for p in self.folder.iterdir() if ITEMS_TABLE.fullmatch(p.name)}
+            replaced = tuple(sorted(tables - {self.manifest.items_table}))
+            self.manifest = replace(self.manifest, replaced=replaced)
             write_manifest(self.folder, self.manifest)
             self._published = True
-            with writes("the index", self.folder):
-                for path in self.folder.iterdir():
-                    if ITEMS_TABLE.fullmatch(path.name) and path.name != self.manifest.items_table:
-                        shutil.rmtree(path)
+            self._drop_replaced()
+            self.manifest = replace(self.manifest, replaced=())
             self.refresh_index()
 
     @staticmethod
@@ -193,6 +210,22 @@ class Store(IndexReader):
             self._loaded = None
         return n_deleted
 
+    def read_items(self, ids: Sequence[str], columns: Sequence[str]) -> pa.Table:
+        """Some columns of some items, as last written, in no promised order; unknown ids are none.
+
+        Unlike `rows` it reads no more of a table that is being written to than these items.
+        """
+        return self._items().read(ids=ids).select(columns)
+
+    def remember_roots(self, roots: Sequence[str]) -> None:
+        """Notes which folders the index is of, as paths of items are written."""
+        with self.writer():
+            if tuple(roots) == self.manifest.roots:
+                return
+            self.manifest = replace(self.manifest, roots=tuple(roots))
+            if self._published:
+                write_manifest(self.folder, self.manifest)
+
     def move(self, moved: pa.Table) -> int:
         """Gives items a new path in one commit: (id, path, mtime_ns); how many there were.
 
@@ -243,6 +276,66 @@ class Store(IndexReader):
         """Reads every byte of the derived files that this store reads. Raises IndexDamaged."""
         self._view().check_derived()
 
+    def verify_items(self) -> ItemsCheck:
+        """Reads every item and compares it with its checksum, and with the derived files.
+
+        Constant memory but for row ids. Raises IndexDamaged where the table cannot be read at all.
+        """
+        items = self._items()
+        row_ids, checksums, wrong = items.verify()
+        same = bool(wrong) or self._same_in_derived(items, row_ids, checksums)
+        return ItemsCheck(n_items=len(row_ids), wrong_ids=wrong, same_in_derived=same)
+
+    def _same_in_derived(
+        self, items: ItemsTable, row_ids: NDArray[np.int64], checksums: NDArray[np.uint32]
+    ) -> bool:
+        """Whether derived files that claim to be up to date, and are whole, hold the same rows."""
+        view = self._view()
+        if view.derived != "current" or view.stamp != stamp_of_version(items.path, items.version):
+            return True
+        try:
+            derived = view.table(["row_id", "checksum"]).sort_by("row_id")
+        except DerivedDamage:
+            return True  # what `check_derived` is for
+        order = np.argsort(row_ids)
+        return np.array_equal(derived["row_id"].to_numpy(), row_ids[order]) and np.array_equal(
+            derived["checksum"].fill_null(0).to_numpy(), checksums[order]
+        )
+
+    def leftovers(self) -> list[str]:
+        """What a writer that was killed left behind, in the words of a list; the next removes it.
+
+        Raises IndexDamaged.
+        """
+        replaced = [n for n in self.manifest.replaced if (self.folder / n).is_dir()]
+        n_orphans = self._items().count_orphans()
+        return [
+            *(path.name for path in leftover_files(self.folder)),
+            *(f"{name}, which a rebuild replaced" for name in replaced),
+            *([f"{n_orphans} parts of {self.manifest.items_table}"] if n_orphans else []),
+        ]
+
+    def unfinished_rebuilds(self) -> list[str]:
+        """Items tables that wait to be published; `rebuild` goes on with one of its encoder."""
+        known = {self.manifest.items_table, *self.manifest.replaced}
+        tables = {p.name for p in self.folder.iterdir() if ITEMS_TABLE.fullmatch(p.name)}
+        return sorted(tables - known)
+
+    def repair(self) -> None:
+        """Removes leftovers, and writes everything derived anew. Raises IndexDamaged.
+
+        The list of skipped files counts as derived when it cannot be read: an indexing run makes it
+        again.
+        """
+        from prolip_search.indexes.skipped import SkippedFiles
+
+        with self.writer():
+            self._tidy()
+            SkippedFiles(self.folder).drop_if_damaged()
+            self._loaded = None
+            drop_snapshot(self.folder)
+            self.refresh_index()
+
     def record_skipped(self, skipped: pa.Table) -> None:
         """Notes files that were left out (path, reason, detail, size_bytes, mtime_ns).
 
@@ -268,8 +361,21 @@ class Store(IndexReader):
     def _tidy(self) -> None:
         with writes("the index", self.folder):
             remove_leftovers(self.folder)
+        if self._published and self._is_made():
+            self._drop_replaced()
         if (self.folder / self.manifest.items_table).is_dir() and self._is_made():
             self._items().remove_orphans()
+
+    def _drop_replaced(self) -> None:
+        """Drops the tables that a publish replaced; one that was killed could not do it itself."""
+        manifest = read_manifest(self.folder)
+        if not manifest.replaced:
+            return
+        with writes("the index", self.folder):
+            for name in manifest.replaced:
+                if (self.folder / name).is_dir():
+                    shutil.rmtree(self.folder / name)
+        write_manifest(self.folder, replace(manifest, replaced=()))
 
     def _is_made(self) -> bool:
         return (self.folder / MANIFEST_NAME).is_file()

@@ -7,16 +7,26 @@ whole; what lies outside that folder begins with `..`.
 from __future__ import annotations
 
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from prolip_search.errors import QueryError, UnreadableImage
 from prolip_search.files import FoundFile, stat_file, walk
 
+if TYPE_CHECKING:
+    from prolip_search.ignoring import Ignoring
+
 # These pass without the file changing, so such files are tried again at every run.
 PASSING_REASONS = frozenset({"permission", "vanished"})
+
+
+# More than this share of a root, and so many files at least, are not taken for deleted at once: a
+# disk that is not mounted looks the same.
+LARGEST_LOSS = 0.5
+SMALLEST_LOSS = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,18 +62,23 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Scan:
-    """What lies on disk under the roots. empty: root folders with nothing in them at all."""
+    """What lies on disk under the roots. empty: root folders with nothing in them, or not there."""
 
     root: Path
     roots: list[Path]
     found: dict[str, FoundFile]
     skipped: list[SkippedFile]
     empty: list[Path]
+    ignoring: Ignoring
 
     def root_of(self, path: str) -> Path | None:
         """The root that a path of the index lies under; None for one that was not looked at."""
-        absolute = Path(os.path.normpath(self.root / path))
+        absolute = self.absolute(path)
         return next((root for root in self.roots if absolute.is_relative_to(root)), None)
+
+    def absolute(self, path: str) -> Path:
+        """Where a path of the index lies."""
+        return Path(os.path.normpath(self.root / path))
 
 
 @dataclass(slots=True)
@@ -72,7 +87,9 @@ class Changes:
 
     skipped: known to be unusable, and not changed since. gone: remembered files that are no longer
     on disk, by id. elsewhere: remembered files outside the roots, by content; nobody looked whether
-    they are still there. stale: ids that a newer row for the same path replaced.
+    they are still there. stale: ids that a newer row for the same path replaced. excluded: ids of
+    files that a pattern leaves out now. missing: remembered files that are not on disk and are
+    kept, by id, since their disk may not be mounted.
     """
 
     to_read: list[Candidate] = field(default_factory=list)
@@ -81,12 +98,29 @@ class Changes:
     gone: dict[str, StoredFile] = field(default_factory=dict)
     elsewhere: dict[str, list[StoredFile]] = field(default_factory=lambda: defaultdict(list))
     stale: list[str] = field(default_factory=list)
+    excluded: list[str] = field(default_factory=list)
+    missing: dict[str, StoredFile] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
 
-def scan(paths: Iterable[str | Path], *, root: Path, index_folder: Path) -> Scan:
-    """All candidates under `paths`, each once. Raises QueryError for a path that does not exist."""
+def scan(
+    paths: Iterable[str | Path],
+    *,
+    root: Path,
+    index_folder: Path,
+    exclude: Sequence[str] = (),
+    missing: Iterable[Path] = (),
+) -> Scan:
+    """All candidates under `paths`, each once, without what the patterns in `exclude` match.
+
+    missing: roots that are not there and count as empty. Raises QueryError for a path that does not
+    exist, or a pattern that is none.
+    """
+    # Its package of patterns takes as long to import as a query may take; only a scan needs it.
+    from prolip_search.ignoring import Ignoring
+
     roots = [_absolute(Path(path)) for path in paths]
+    ignoring = Ignoring(root, exclude)
     skipped: dict[str, SkippedFile] = {}
 
     def skip(error: UnreadableImage) -> None:
@@ -94,19 +128,27 @@ def scan(paths: Iterable[str | Path], *, root: Path, index_folder: Path) -> Scan
         skipped[path] = SkippedFile(path=path, reason=error.reason, detail=error.detail)
 
     found: dict[str, FoundFile] = {}
-    for file in walk(roots, exclude={index_folder}, on_skip=skip):
+    for file in walk(roots, exclude={index_folder}, ignoring=ignoring, on_skip=skip):
         if is_storable(file.path):
             found[relative_path(file.path, root)] = file
         else:
             skip(UnreadableImage(file.path, "unsupported", "its name is not valid UTF-8"))
     empty = [folder for folder in roots if folder.is_dir() and _is_empty(folder)]
-    return Scan(root, roots, found, list(skipped.values()), empty)
+    gone = list(missing)
+    return Scan(root, roots + gone, found, list(skipped.values()), empty + gone, ignoring)
 
 
 def compare(
-    scanned: Scan, stored: Sequence[StoredFile], skipped_before: Mapping[str, SkippedFile]
+    scanned: Scan,
+    stored: Sequence[StoredFile],
+    skipped_before: Mapping[str, SkippedFile],
+    *,
+    prune: bool = False,
 ) -> Changes:
-    """The difference between the disk and the index. Order: as scanned, then as stored."""
+    """The difference between the disk and the index. Order: as scanned, then as stored.
+
+    prune: what an empty root held is gone, and not kept in case its disk is not mounted.
+    """
     changes = Changes()
     by_path: dict[str, StoredFile] = {}
     for row in stored:
@@ -124,21 +166,57 @@ def compare(
         home = scanned.root_of(row.path)
         if home is None:
             changes.elsewhere[row.content_hash].append(row)
-        elif home in scanned.empty:
-            changes.notes.append(str(home))
+        elif home in scanned.empty and not prune:
+            changes.missing[row.id] = row
+        elif scanned.ignoring.ignores_file(scanned.absolute(row.path)):
+            changes.excluded.append(row.id)
         else:
             try:  # a file that was once named by hand is no candidate of a walk, but still there
-                file = stat_file(Path(os.path.normpath(scanned.root / row.path)))
+                file = stat_file(scanned.absolute(row.path))
             except UnreadableImage as error:
                 if error.reason == "vanished":
                     changes.gone[row.id] = row
                 continue
             _compare_file(changes, row.path, file, row, skipped_before.get(row.path))
-    changes.notes = [
-        f"{home} is empty: is its disk mounted? What the index holds from there is kept."
-        for home in dict.fromkeys(changes.notes)
-    ]
     return changes
+
+
+def keep_large_losses(
+    changes: Changes, scanned: Scan, stored: Sequence[StoredFile], roots: Iterable[Path]
+) -> None:
+    """Keeps what is gone from a root that has lost too much to believe that it was deleted.
+
+    To be called when moved files have been taken out of `changes`; puts into words what is missing.
+    roots: those of earlier runs as well; a file counts for the nearest one above it.
+    """
+    homes_away = {scanned.root_of(row.path) for row in changes.missing.values()}
+    changes.notes += [
+        f"{home} is {'empty' if home.exists() else 'not there'}: is its disk mounted? What the "
+        "index holds from there is kept; --prune drops it."
+        for home in scanned.empty
+        if home in homes_away
+    ]
+    homes = sorted({str(home) for home in (*scanned.roots, *roots)}, key=len, reverse=True)
+
+    def home_of(row: StoredFile) -> str | None:
+        path = str(scanned.absolute(row.path))
+        return next((h for h in homes if path == h or path.startswith(h.rstrip("/") + "/")), None)
+
+    lost: dict[str | None, list[StoredFile]] = defaultdict(list)
+    for row in changes.gone.values():
+        lost[home_of(row)].append(row)
+    if max(map(len, lost.values()), default=0) < SMALLEST_LOSS:
+        return
+    n_held = Counter(map(home_of, stored))
+    for home, rows in lost.items():
+        if home is None or len(rows) < max(SMALLEST_LOSS, LARGEST_LOSS * n_held[home] + 1):
+            continue
+        for row in rows:
+            changes.missing[row.id] = changes.gone.pop(row.id)
+        changes.notes.append(
+            f"{len(rows):,} of the {n_held[home]:,} files that the index holds from {home} are "
+            "gone: is all of it mounted? They are kept; --prune drops them."
+        )
 
 
 def _compare_file(
@@ -174,7 +252,10 @@ def relative_path(path: Path, root: Path) -> str:
 def _absolute(path: Path) -> Path:
     """Where a root really lies; a link to a file keeps its own name."""
     if not path.exists():
-        raise QueryError(f"There is no file or folder {path}. Check the spelling and the disk.")
+        raise QueryError(
+            f"There is no file or folder {path}. Check the spelling and the disk. What the index "
+            "holds from there is kept; --prune drops it."
+        )
     real = Path(os.path.realpath(path))
     return real if real.is_dir() else Path(os.path.realpath(path.parent)) / path.name
 

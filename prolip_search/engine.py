@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
-from collections.abc import Iterable, Mapping, Sequence
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, overload
@@ -13,6 +15,7 @@ from typing import Any, overload
 import numpy as np
 import pyarrow as pa
 from PIL.Image import Image
+from PIL.Image import new as new_image
 
 from prolip_search.changes import relative_path
 from prolip_search.distances import inclusion
@@ -35,6 +38,10 @@ from prolip_search.ingestion import BATCH_SIZE, Progress, item_rows
 from prolip_search.queries import QueryLike, StoredItem, encode_queries
 from prolip_search.results import Kind, Query, SearchResults
 from prolip_search.status import IndexStatus, index_status
+from prolip_search.timings import Timings
+from prolip_search.verification import VerifyReport, verify_index
+
+logger = logging.getLogger(__name__)
 
 COMMIT_ROWS = 16_384  # ready Gaussians per commit
 RESULT_COLUMNS = ["id", "kind", "path", "text", "metadata", "uncertainty"]
@@ -50,6 +57,7 @@ class SearchEngine:
     def __init__(self, store: Store, *, encoder: Encoder | None, runtime: Runtime) -> None:
         """Used by `create` and `open`."""
         self.store = store
+        self.timings = Timings()  # of all searches so far: open, load, encode, search, fetch
         self._runtime: Runtime = runtime
         self._encoder = None if encoder is None else _matching(encoder, store)
 
@@ -108,44 +116,80 @@ class SearchEngine:
 
     def index(
         self,
-        paths: str | Path | Sequence[str | Path],
+        paths: str | Path | Sequence[str | Path] | None = None,
         *,
+        prune: bool = False,
+        exclude: Sequence[str] = (),
         batch_size: int = BATCH_SIZE,
         progress: Progress = lambda n_done, n_total: None,
     ) -> IndexReport:
         """Brings the index up to date with the photos under `paths` (folders or files).
 
-        Only what is new or changed is encoded; what is gone from `paths` is dropped. Bad files are
-        reported, never raised. Every batch of `batch_size` photos is committed, so a run that is
-        stopped goes on where it was. Raises QueryError, IndexLocked, IndexNotWritable.
+        paths: by default the folders of earlier runs. Only what is new or changed is encoded; files
+        of the same bytes are encoded once. What is gone from `paths` is dropped, unless it is more
+        than half of a folder: a disk may not be mounted, so that takes `prune`. exclude: patterns
+        as in .gitignore, relative to each folder. Bad files are reported, never raised. Every batch
+        of `batch_size` photos is committed, so a run that is stopped goes on where it was. Raises
+        QueryError, IndexLocked, IndexNotWritable.
         """
         if batch_size < 1:
             raise QueryError(f"A batch holds at least one photo, not {batch_size}.")
         return update(
             self.store,
             lambda: self.encoder,
-            [paths] if isinstance(paths, str | Path) else list(paths),
+            [paths] if isinstance(paths, str | Path) else paths,
+            prune=prune,
+            exclude=exclude,
             batch_size=batch_size,
             progress=progress,
+        )
+
+    def watch(
+        self,
+        paths: str | Path | Sequence[str | Path] | None = None,
+        *,
+        stop: threading.Event | None = None,
+        prune: bool = False,
+        exclude: Sequence[str] = (),
+        batch_size: int = BATCH_SIZE,
+    ) -> Iterator[IndexReport]:
+        """`index` now, and again after each burst of changes under `paths`, until `stop` is set.
+
+        Yields the report of each run. Waits while another process writes. Raises as `index` does.
+        """
+        # What it watches with is needed nowhere else.
+        from prolip_search.watching import watch
+
+        paths = [paths] if isinstance(paths, str | Path) else paths
+        named = [self.store.root / p for p in self.store.manifest.roots] if paths is None else paths
+        return watch(
+            lambda: self.index(paths, prune=prune, exclude=exclude, batch_size=batch_size),
+            [Path(os.path.realpath(path)) for path in named],
+            index_folder=self.store.folder,
+            stop=stop,
+            on_locked=lambda error: logger.info("%s Waiting for it.", error),
         )
 
     @classmethod
     def rebuild(
         cls,
         folder: str | Path,
-        paths: str | Path | Sequence[str | Path],
+        paths: str | Path | Sequence[str | Path] | None = None,
         *,
         encoder: str | Path | Encoder = MINI,
         runtime: Runtime = "auto",
+        exclude: Sequence[str] = (),
         batch_size: int = BATCH_SIZE,
         progress: Progress = lambda n_done, n_total: None,
     ) -> tuple[SearchEngine, IndexReport]:
         """A new index of `paths` in the place of the one at `folder`, whatever state that is in.
 
-        The old one answers until the new one is complete; a run that is stopped goes on where it
-        was. Raises as `create` and `index` do.
+        paths: by default the folders that the old one is of. The old one answers until the new one
+        is complete; a run that is stopped goes on where it was. Raises as `create` and `index` do.
         """
         folder = Path(os.path.realpath(folder))
+        if paths is None:
+            paths = [folder.parent / root for root in Store.open(folder).manifest.roots]
         encoder = _loaded(encoder, runtime)
         try:
             store = Store.rebuild(folder, encoder=_record(encoder))
@@ -154,7 +198,7 @@ class SearchEngine:
         # What was left out before is looked at again: this encoder, or this version, may read it.
         store.forget_skipped(store.skipped()["path"].to_pylist())
         fresh = cls(store, encoder=encoder, runtime=runtime)
-        report = fresh.index(paths, batch_size=batch_size, progress=progress)
+        report = fresh.index(paths, exclude=exclude, batch_size=batch_size, progress=progress)
         store.publish()
         return fresh, report
 
@@ -301,26 +345,40 @@ class SearchEngine:
             )
         if len(queries) == 0:
             return []
-        gaussians, described = encode_queries(queries, self.store, lambda: self.encoder)
+        with self.timings.stage("encode"):
+            gaussians, described = encode_queries(queries, self.store, lambda: self.encoder)
         own = [self.store.row_of(q.id) if isinstance(q, StoredItem) else None for q in queries]
         # A stored item is not its own answer: fetch one more and leave it out.
         n_extra = int(any(row is not None for row in own))
         first = 0 if n_extra else offset
-        hits = self.store.search(
-            gaussians,
-            k + n_extra + offset - first,
-            kinds=kinds,
-            rank_by=rank_by,
-            offset=first,
-            where=self._filter(where),
-        )
+        with self.timings.stage("search"):
+            hits = self.store.search(
+                gaussians,
+                k + n_extra + offset - first,
+                kinds=kinds,
+                rank_by=rank_by,
+                offset=first,
+                where=self._filter(where),
+            )
         answers = []
         for i, query in enumerate(described):
             wanted = (hits.row_id[i] >= 0) & (hits.row_id[i] != (-1 if own[i] is None else own[i]))
             chosen = np.flatnonzero(wanted)[offset - first :][:k]
             row_ids, csd = hits.row_id[i, chosen], hits.csd[i, chosen]
-            answers.append(self._answer(query, gaussians[i], row_ids, csd, rank_by, offset))
+            with self.timings.stage("fetch"):
+                answers.append(self._answer(query, gaussians[i], row_ids, csd, rank_by, offset))
         return answers
+
+    def warm_up(self, query: QueryLike = "a") -> None:
+        """Loads what a query of this kind needs: the index, the encoder, and its tower."""
+        with self.timings.stage("open"):
+            _ = self.store.version
+        with self.timings.stage("load"):
+            if isinstance(query, str):
+                self.encoder.encode_texts(["a"])
+            elif isinstance(query, Path | Image):
+                side = self.encoder.image_size
+                self.encoder.encode_images([new_image("RGB", (side, side))])
 
     def similar(
         self,
@@ -350,6 +408,16 @@ class SearchEngine:
     def status(self) -> IndexStatus:
         """What the index holds; needs no encoder."""
         return index_status(self.store)
+
+    def verify(self, *, repair: bool = False) -> VerifyReport:
+        """Checks the index, its encoder and every file that it remembers; says what to do.
+
+        repair: first removes leftovers and writes anew what is derived from the table. Reads all
+        items once. Raises IndexLocked and IndexNotWritable with repair.
+        """
+        report = verify_index(self.store.folder, lambda store: self.encoder, repair=repair)
+        self.store.reload()
+        return report
 
     def _filter(self, where: str | Filter | None) -> Filter | None:
         """With its folder as paths of the index begin."""

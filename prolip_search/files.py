@@ -12,8 +12,12 @@ import stat
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from prolip_search.errors import UnreadableImage
+
+if TYPE_CHECKING:
+    from prolip_search.ignoring import Ignoring
 
 # Files with these names are looked into when a folder is walked; a file named by hand always is.
 CANDIDATE_SUFFIXES = frozenset(
@@ -61,11 +65,13 @@ def walk(
     roots: Iterable[Path],
     *,
     exclude: Collection[Path] = (),
+    ignoring: Ignoring | None = None,
     on_skip: Callable[[UnreadableImage], None] = lambda skip: None,
 ) -> Iterator[FoundFile]:
     """Every candidate under `roots` (folders or files), in an order that only names decide.
 
-    Hidden names and the folders in `exclude` are left out. Links to files are read, links to
+    Hidden names, the folders in `exclude` and what `ignoring` says are left out; a root that is a
+    file never is. Links to files are read, links to
     folders are not followed: name the target as a root instead. So there are no loops.
     What cannot be looked at, or is no regular file, goes to `on_skip`; an unreadable folder too.
     """
@@ -73,6 +79,8 @@ def walk(
         if not root.is_dir():
             yield from _look_at(root, on_skip)
             continue
+        if ignoring is not None:
+            ignoring.enter_root(root)
         folders = [root]
         while folders:
             folder = folders.pop()
@@ -81,17 +89,24 @@ def walk(
             try:
                 with os.scandir(folder) as listing:
                     entries = sorted(listing, key=lambda entry: entry.name)
+                if ignoring is not None:
+                    ignoring.enter(folder, {entry.name for entry in entries})
             except OSError as error:
                 on_skip(_why_not(folder, error))
                 continue
             subfolders = []
             for entry in entries:
                 path = folder / entry.name
-                if entry.name.startswith("."):
+                is_folder = entry.is_dir(follow_symlinks=False)
+                if entry.name.startswith(".") or (
+                    not is_folder and path.suffix.lower() not in CANDIDATE_SUFFIXES
+                ):
                     continue
-                if entry.is_dir(follow_symlinks=False):
+                if ignoring is not None and ignoring.ignores(path, is_folder=is_folder):
+                    continue
+                if is_folder:
                     subfolders.append(path)
-                elif path.suffix.lower() in CANDIDATE_SUFFIXES:
+                else:
                     yield from _look_at(path, on_skip)
             folders += reversed(subfolders)
 

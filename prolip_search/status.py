@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,18 +11,20 @@ from typing import Any
 from prolip_search.indexes.manifest import EncoderRecord
 from prolip_search.indexes.store import Store
 from prolip_search.indexes.view import IndexFacts
-from prolip_search.results import Calibration
+from prolip_search.results import Calibration, absolute
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IndexStatus:
     """What an index holds. n_skipped: files left out, by reason. size_bytes: on disk, all of it.
 
+    roots: the folders that were indexed, absolute.
     index: what answers a search, and the recall it was measured to have where it is not exact.
     """
 
     folder: Path
     root: Path
+    roots: Sequence[Path]
     encoder: EncoderRecord
     n_images: int
     n_texts: int
@@ -38,6 +40,7 @@ class IndexStatus:
         return {
             "folder": str(self.folder),
             "root": str(self.root),
+            "roots": [str(root) for root in self.roots],
             "n_images": self.n_images,
             "n_texts": self.n_texts,
             "n_skipped": sum(self.n_skipped.values()),
@@ -61,6 +64,7 @@ def index_status(store: Store) -> IndexStatus:
     return IndexStatus(
         folder=store.folder,
         root=store.root,
+        roots=[absolute(store.root, path) for path in store.manifest.roots],
         encoder=store.encoder,
         n_images=store.count("image"),
         n_texts=store.count("text"),

@@ -55,7 +55,7 @@ def n_encoded(engine: SearchEngine) -> int:
 
 
 def counts(report: IndexReport) -> dict[str, int]:
-    names = ["n_added", "n_changed", "n_moved", "n_unchanged", "n_removed"]
+    names = ["n_added", "n_changed", "n_moved", "n_unchanged", "n_removed", "n_missing"]
     found = {name[2:]: getattr(report, name) for name in names if getattr(report, name)}
     return found | ({"skipped": len(report.skipped)} if report.skipped else {})
 
@@ -144,6 +144,52 @@ def test_a_copy_is_an_item_of_its_own(engine: SearchEngine, photos: Path) -> Non
     engine.index(photos)
     (photos / "copy.png").write_bytes((photos / "red.png").read_bytes())
     assert counts(engine.index(photos)) == {"added": 1, "unchanged": 6}
+    assert n_encoded(engine) == 6
+    assert_twins(engine, "photos/copy.png", "photos/red.png")
+
+
+def assert_twins(engine: SearchEngine, first: str, second: str) -> None:
+    """Two items of the same content: everything but the file is the same."""
+    rows = [engine.store.row_of_path(path) for path in (first, second)]
+    assert None not in rows
+    ids = engine.store.rows(rows, ["id"])["id"].to_pylist()
+    assert ids[0] != ids[1]
+    columns = ["content_hash", "width", "height", "format", "size_bytes", "uncertainty", "mean"]
+    one, other = engine.store.rows(rows, columns).to_pylist()
+    assert one == other
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 256])
+def test_files_of_the_same_bytes_are_encoded_once(
+    engine: SearchEngine, photos: Path, batch_size: int
+) -> None:
+    for number in range(5):
+        for colour in ("red", "blue"):
+            copy = photos / f"copies/{number} {colour}.png"
+            copy.parent.mkdir(exist_ok=True)
+            copy.write_bytes((photos / f"{colour}.png").read_bytes())
+    report = engine.index(photos, batch_size=batch_size)
+    assert counts(report) == {"added": 16}
+    assert n_encoded(engine) == 6
+    assert_twins(engine, "photos/copies/3 blue.png", "photos/blue.png")
+    assert counts(engine.index(photos)) == {"unchanged": 16}
+
+
+def test_a_copy_of_a_file_that_changes_in_the_same_run_is_right(
+    engine: SearchEngine, photos: Path
+) -> None:
+    engine.index(photos)
+    old = (photos / "black.png").read_bytes()
+    draw(photos / "black.png", "whitesmoke")
+    (photos / "another.png").write_bytes(old)  # before black.png in the order of the walk
+    (photos / "zebra.png").write_bytes(old)  # after it
+    report = engine.index(photos, batch_size=1)
+    assert counts(report) == {"added": 2, "changed": 1, "unchanged": 5}
+    assert_twins(engine, "photos/another.png", "photos/zebra.png")
+    (photos / "green.png").write_bytes(old)
+    assert counts(engine.index(photos)) == {"changed": 1, "unchanged": 7}
+    assert_twins(engine, "photos/green.png", "photos/zebra.png")
+    assert len(items(engine)) == 8
 
 
 def test_of_two_copies_of_a_lost_file_one_is_the_moved_one(
@@ -189,7 +235,7 @@ def test_an_empty_folder_may_be_an_unmounted_disk_and_drops_nothing(
     for photo in photos.iterdir():
         photo.unlink()
     report = engine.index(photos)
-    assert counts(report) == {}
+    assert counts(report) == {"missing": 6}
     assert "mounted" in report.notes[0]
     assert len(items(engine)) == 6
 
@@ -442,3 +488,205 @@ def _modes_are_reset(tmp_path: Path) -> Iterator[None]:
     for path in tmp_path.rglob("*"):
         if path.is_dir():
             path.chmod(0o755)
+
+
+# Roots: what is away is not deleted
+
+
+@pytest.fixture
+def many(tmp_path: Path) -> Path:
+    """Twenty photos in two folders, ten of them in photos/trip."""
+    for number in range(20):
+        folder = "photos/trip" if number % 2 else "photos/home"
+        draw(tmp_path / folder / f"{number:02}.png", f"#{number * 12:02x}4080")
+    return tmp_path / "photos"
+
+
+def test_without_paths_the_folders_of_earlier_runs_are_looked_at(
+    engine: SearchEngine, tmp_path: Path
+) -> None:
+    with pytest.raises(QueryError, match="remembers no folder"):
+        engine.index()
+    draw(tmp_path / "a/red.png", "red")
+    draw(tmp_path / "b/blue.png", "blue")
+    engine.index(tmp_path / "a")
+    engine.index([tmp_path / "b", tmp_path / "a/red.png"])
+    assert engine.store.manifest.roots == ("a", "b")
+    draw(tmp_path / "b/green.png", "green")
+    reopened = SearchEngine.open(tmp_path / ".prolip-search", encoder=FakeEncoder())
+    assert counts(reopened.index()) == {"added": 1, "unchanged": 2}
+    fresh, report = SearchEngine.rebuild(tmp_path / ".prolip-search", encoder=FakeEncoder())
+    assert (counts(report), fresh.store.manifest.roots) == ({"added": 3}, ("a", "b"))
+
+
+def test_a_root_that_is_not_there_is_kept_until_it_is_pruned(
+    engine: SearchEngine, tmp_path: Path
+) -> None:
+    draw(tmp_path / "a/red.png", "red")
+    draw(tmp_path / "b/blue.png", "blue")
+    engine.index([tmp_path / "a", tmp_path / "b"])
+    (tmp_path / "b").rename(tmp_path / "elsewhere")
+    report = engine.index()
+    assert counts(report) == {"unchanged": 1, "missing": 1}
+    assert report.notes[0].startswith(f"{tmp_path / 'b'} is not there: is its disk mounted?")
+    with pytest.raises(QueryError, match=r"There is no file or folder.*--prune"):
+        engine.index(tmp_path / "b")
+    assert len(items(engine)) == 2
+    assert counts(engine.index(tmp_path / "b", prune=True)) == {"removed": 1}
+    assert engine.store.manifest.roots == ("a",)
+    with pytest.raises(QueryError, match="There is no file or folder"):
+        engine.index(tmp_path / "b", prune=True)
+
+
+def test_an_emptied_root_is_pruned_only_when_asked(engine: SearchEngine, photos: Path) -> None:
+    engine.index(photos)
+    for photo in photos.iterdir():
+        photo.unlink()
+    report = engine.index(photos)
+    assert (counts(report), report.n_photos) == ({"missing": 6}, 6)
+    assert counts(engine.index(photos, prune=True)) == {"removed": 6}
+
+
+def test_most_of_a_folder_is_not_dropped_at_once(engine: SearchEngine, many: Path) -> None:
+    engine.index(many)
+    for number in range(11):
+        next(many.rglob(f"{number:02}.png")).unlink()
+    report = engine.index(many)
+    assert counts(report) == {"unchanged": 9, "missing": 11}
+    assert report.notes == (
+        f"11 of the 20 files that the index holds from {many} are gone: is all of it mounted? "
+        "They are kept; --prune drops them.",
+    )
+    assert len(items(engine)) == 20
+    draw(many / "home/00.png", "#004080")
+    assert counts(engine.index(many)) == {"unchanged": 10, "removed": 10}  # half, and no more
+
+
+def test_a_disk_below_a_root_is_protected_once_it_was_a_root_itself(
+    engine: SearchEngine, many: Path
+) -> None:
+    for number in range(20, 60):
+        draw(many / f"home/{number}.png", f"#40{number * 4:02x}80")
+    engine.index([many / "trip", many])
+    for photo in (many / "trip").iterdir():
+        photo.unlink()
+    (many / "trip/lost+found").mkdir()
+    assert counts(engine.index(many)) == {"unchanged": 50, "missing": 10}
+    assert counts(engine.index(many, prune=True)) == {"unchanged": 50, "removed": 10}
+
+
+def test_few_files_may_go_whatever_their_share(engine: SearchEngine, photos: Path) -> None:
+    engine.index(photos)
+    for colour in COLOURS[1:]:
+        (photos / f"{colour}.png").unlink()
+    assert counts(engine.index(photos)) == {"unchanged": 1, "removed": 5}
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_folder_that_moved_is_recognised_and_not_missing(
+    engine: SearchEngine, many: Path, tmp_path: Path, whole: bool
+) -> None:
+    engine.index(many)
+    ids = sorted(items(engine)["id"].to_pylist())
+    (tmp_path / "pictures").mkdir()
+    for folder in ("home", "trip") if whole else ("trip",):
+        (many / folder).rename(tmp_path / "pictures" / folder)
+    report = engine.index([many, tmp_path / "pictures"])
+    assert counts(report) == ({"moved": 20} if whole else {"moved": 10, "unchanged": 10})
+    assert report.notes == ()
+    assert sorted(items(engine)["id"].to_pylist()) == ids
+    assert n_encoded(engine) == 20
+
+
+def test_moving_the_whole_library_encodes_and_loses_nothing(
+    engine: SearchEngine, many: Path, tmp_path: Path
+) -> None:
+    engine.index(many)
+    library = tmp_path / "library"
+    library.mkdir()
+    for name in (".prolip-search", "photos"):
+        (tmp_path / name).rename(library / name)
+    moved = SearchEngine.open(library / ".prolip-search", encoder=FakeEncoder())
+    assert counts(moved.index()) == {"unchanged": 20}
+    assert n_encoded(moved) == 0
+
+
+def test_renaming_a_thousand_files_encodes_and_loses_nothing(
+    engine: SearchEngine, tmp_path: Path
+) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for number in range(1000):
+        pixel = bytes([number % 251, number // 251, 99])
+        (photos / f"{number}.ppm").write_bytes(b"P6 1 1 255 " + pixel)
+    engine.index(photos)
+    ids = sorted(items(engine)["id"].to_pylist())
+    for number in range(1000):
+        (photos / f"{number}.ppm").rename(photos / f"renamed {number}.ppm")
+        os.utime(photos / f"renamed {number}.ppm", ns=(number, number))  # as a backup restores it
+    assert counts(engine.index(photos)) == {"moved": 1000}
+    assert sorted(items(engine)["id"].to_pylist()) == ids
+    assert n_encoded(engine) == 1000
+
+
+def test_a_folder_whose_name_is_no_text_is_not_remembered(
+    engine: SearchEngine, tmp_path: Path
+) -> None:
+    folder = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9")
+    draw(tmp_path / "good/red.png", "red")
+    Path(folder).mkdir()
+    engine.index([tmp_path / "good", folder])
+    assert engine.store.manifest.roots == ("good",)
+    assert engine.index().notes == ()
+
+
+# Patterns
+
+
+def test_what_a_pattern_leaves_out_now_is_dropped(engine: SearchEngine, photos: Path) -> None:
+    draw(photos / "raw/pink.png", "pink")
+    draw(photos / "raw/keep/brown.png", "brown")
+    engine.index(photos)
+    report = engine.index(photos, exclude=["raw/", "*e.png", "!white.png"])
+    assert counts(report) == {"unchanged": 5, "removed": 3}
+    (photos / ".prolip-search-ignore").write_text("/raw/\n")
+    assert counts(engine.index(photos)) == {"added": 1, "unchanged": 5}
+    (photos / ".prolip-search-ignore").unlink()
+    assert counts(engine.index(photos)) == {"added": 2, "unchanged": 6}
+
+
+def test_most_of_a_folder_may_be_left_out_at_once(engine: SearchEngine, many: Path) -> None:
+    engine.index(many)
+    assert counts(engine.index(many, exclude=["*1*.png", "trip"])) == {
+        "unchanged": 5,
+        "removed": 15,
+    }
+
+
+def test_an_ignore_file_holds_for_folders_that_are_indexed_by_themselves(
+    engine: SearchEngine, many: Path
+) -> None:
+    (many / ".prolip-search-ignore").write_text("trip/*1.png\n")
+    assert counts(engine.index(many / "trip")) == {"added": 8}
+    assert counts(engine.index(many)) == {"added": 10, "unchanged": 8}
+
+
+def test_a_file_that_is_left_out_can_be_named_by_hand(engine: SearchEngine, photos: Path) -> None:
+    (photos / ".prolip-search-ignore").write_text("red.png\n")
+    assert counts(engine.index([photos, photos / "red.png"])) == {"added": 6}
+
+
+def test_a_pattern_that_is_none_is_refused_by_name(engine: SearchEngine, photos: Path) -> None:
+    with pytest.raises(QueryError, match=r"--exclude: '!' is no pattern"):
+        engine.index(photos, exclude=["*.png", "!"])
+    (photos / ".prolip-search-ignore").write_text("fine\n!\n")
+    with pytest.raises(QueryError, match=r"prolip-search-ignore: '!' is no pattern"):
+        engine.index(photos)
+
+
+def test_an_ignore_file_that_cannot_be_read_is_listed(engine: SearchEngine, photos: Path) -> None:
+    (photos / ".prolip-search-ignore").write_text("*.png")
+    (photos / ".prolip-search-ignore").chmod(0)
+    with ordinary_user():
+        report = engine.index(photos)
+    assert [(skip.path, skip.reason) for skip in report.skipped] == [("photos", "permission")]

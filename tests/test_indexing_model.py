@@ -102,7 +102,7 @@ def interrupt(patch: pytest.MonkeyPatch, generator: random.Random) -> None:
 
         patch.setattr(Store, name, method)
 
-    for name in ("append", "delete", "move", "record_skipped", "forget_skipped"):
+    for name in ("append", "delete", "move", "record_skipped", "forget_skipped", "remember_roots"):
         stopping(name)
 
 

@@ -21,11 +21,12 @@ LAYERS = (
     {"cli", "server", "integrations"},
     {"train"},
     {"engine"},
+    {"watching"},
     {"indexing"},
-    {"ingestion", "queries", "status"},
+    {"ingestion", "queries", "status", "verification"},
     {"indexes", "confidence", "encoders", "images", "changes", "results", "testing"},
     {"distances", "metrics", "files", "exif"},
-    {"gaussians"},
+    {"gaussians", "ignoring", "timings"},
     {"errors"},
 )
 # Libraries that cost a quarter of a second and more; a query does without them.

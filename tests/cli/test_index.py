@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -194,3 +195,64 @@ def test_the_demo_without_its_photos_says_how_to_get_them(
     ran = run("demo")
     assert ran.status == 2
     assert 'pip install "prolip-search[demo]"' in ran.err
+
+
+def test_without_a_path_the_folders_of_earlier_runs_are_brought_up_to_date(
+    run: Run, indexed: Path
+) -> None:
+    Image.new("RGB", (32, 24), "pink").save(indexed / "pink.ppm")
+    out = without_time(run("index").out)
+    assert out == "7 photos in the index: 1 new, 6 unchanged (TIME)\n"
+    assert "folders    photos" in run("status").out
+    assert json.loads(run("status", "--json").out)["roots"] == [str(indexed)]
+    assert "7 new" in run("index", "--rebuild").out
+
+
+def test_a_typing_error_makes_no_index(run: Run, tmp_path: Path) -> None:
+    assert run("index", "fotos").status == 2
+    assert run("index").status == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_may_be_on_another_disk_is_kept_until_pruned(run: Run, indexed: Path) -> None:
+    for photo in indexed.iterdir():
+        photo.unlink()
+    ran = run("index")
+    assert ran.status == 0
+    assert without_time(ran.out) == "6 photos in the index: 6 missing but kept (TIME)\n"
+    assert ran.err.endswith("--prune drops it.\n")
+    indexed.rmdir()
+    assert run("index", "photos").status == 2
+    ran = run("index", "photos", "--prune")
+    assert without_time(ran.out) == "0 photos in the index: 6 gone (TIME)\n"
+
+
+def test_patterns_leave_photos_out(run: Run, photos: Path) -> None:
+    out = run("index", photos, "--exclude", "*e.ppm", "--exclude", "!white.ppm").out
+    assert out.startswith("5 photos in the index")
+    (photos / ".prolip-search-ignore").write_text("red.ppm\n")
+    assert run("index", photos).out.startswith("5 photos in the index: 1 new, 4 unchanged, 1 gone")
+    refused = run("index", photos, "--exclude", "!")
+    assert (refused.status, refused.err.count("\n")) == (2, 1)
+
+
+def test_watching_ends_with_ctrl_c_and_status_0(
+    run: Run, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def watch(*roots: Path, **options: object) -> Iterator[set[object]]:
+        """As watchfiles does: nothing for a while, a change, a change that is none, Ctrl-C."""
+        assert list(roots) == [photos]
+        yield set()
+        Image.new("RGB", (32, 24), "pink").save(photos / "pink.ppm")
+        yield {"a change"}
+        yield {"a change"}
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("watchfiles.watch", watch)
+    ran = run("index", photos, "--watch")
+    assert ran.status == 0
+    assert without_time(ran.out).splitlines() == [
+        "6 photos in the index: 6 new (TIME)",
+        "7 photos in the index: 1 new, 6 unchanged (TIME)",
+    ]
+    assert ran.err.startswith("Watching for changes; Ctrl-C ends it.\n")

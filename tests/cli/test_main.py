@@ -91,7 +91,8 @@ def test_version(run: Run) -> None:
         (["status", "--index", "nothing"], "nothing"),
         (["similar"], "PATH"),
         (["index"], "PATH"),
-        (["index", "nothing"], "does not exist"),
+        (["index", "nothing"], "There is no file or folder nothing"),
+        (["index", "--rebuild"], "prolip-search index"),
     ],
 )
 def test_every_mistake_gets_one_line_and_status_2(

@@ -205,3 +205,18 @@ def test_a_filter_that_makes_no_sense_is_one_line(
     ran = run("query", "red", *options)
     assert (ran.status, ran.out, ran.err.count("\n")) == (2, "", 1)
     assert expected in ran.err
+
+
+@pytest.mark.parametrize("query", [["red"], ["--image", "photos/red.ppm"]])
+def test_timings_say_where_the_time_went_and_change_no_result(
+    run: Run, indexed: Path, query: list[str]
+) -> None:
+    ran = run("query", *query, "-0", "--timings")
+    assert ran.status == 0
+    assert ran.out == run("query", *query, "-0").out
+    lines = ran.err.splitlines()
+    assert lines[0].split() == ["wall", "CPU", "ms"]
+    stages = ["start", "imports", "open index", "session load", "encode", "search", "fetch"]
+    assert [line[:14].strip() for line in lines[1:]] == [*stages, "print", "total"]
+    wall = [float(line[14:23]) for line in lines[2:]]
+    assert sum(wall[:-1]) == pytest.approx(wall[-1], abs=1)

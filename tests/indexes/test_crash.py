@@ -18,6 +18,8 @@ from prolip_search.errors import IndexNotFound
 from prolip_search.indexes.durable import TEMPORARY_SUFFIX
 from prolip_search.indexes.manifest import items_table_name
 from prolip_search.indexes.store import INDEX_FOLDER, Store
+from prolip_search.testing import FakeEncoder
+from prolip_search.verification import verify_index
 from tests.conftest import make_gaussians
 from tests.indexes import crashing
 from tests.indexes.building import FINGERPRINT, filled_store, hit_ids, items, record
@@ -87,6 +89,8 @@ def assert_ranks_right(store: Store) -> None:
 def assert_whole_and_usable(folder: Path, job: str) -> None:
     """An old state or a new one, right answers, and the same job can be done again."""
     store = Store.open(folder)
+    checked = verify_index(folder, lambda store: FakeEncoder())
+    assert {finding.part for finding in checked.findings} <= {"file"}  # there are no photos here
     assert state_of(store) in STATES[job]
     assert_ranks_right(store)
     if job == "create":
@@ -104,6 +108,7 @@ def assert_whole_and_usable(folder: Path, job: str) -> None:
         store = Store.open(folder)
         assert state_of(store) == REBUILT
         assert_ranks_right(store)
+        assert (store.unfinished_rebuilds(), store.leftovers()) == ([], [])
     else:
         store.delete([name for name in APPENDED if name.startswith("new")])
         crashing.JOBS[job](folder)
@@ -116,6 +121,7 @@ def assert_whole_and_usable(folder: Path, job: str) -> None:
 def assert_no_file_is_left_over(folder: Path) -> None:
     pointer = json.loads((folder / "csd.json").read_text())
     named = {part[kind]["file"] for part in pointer["parts"] for kind in DERIVED_FILES}
+    named |= {pointer["dead"]["file"]} if pointer["dead"] else set()
     assert {path.name for path in folder.glob("csd*")} == {"csd.json", *named}
 
 

@@ -40,6 +40,8 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
             match_logit=MatchLogit(scale=1 / 3, bias=-1e-17),
         ),
         items_table=TABLE,
+        replaced=("items-00000000.lance",),
+        roots=("photos", "../Ünïcode"),
     )
     write_manifest(tmp_path, manifest)
     assert read_manifest(tmp_path) == manifest
@@ -83,6 +85,8 @@ def test_a_folder_without_a_manifest_is_no_index(tmp_path: Path) -> None:
         json.dumps(content(items_table="items-0123abcd.lance/../..")),
         json.dumps(content(items_table=None)),
         json.dumps(content(encoder=[])),
+        json.dumps(content(roots="photos")),
+        json.dumps(content(replaced=[5])),
         json.dumps(encoder(name="")),
         json.dumps(encoder(dim=0)),
         json.dumps(encoder(dim=1 << 40)),
