@@ -3,8 +3,8 @@
     python -m benchmarks.growth [--sizes 10000 100000 1000000] [--dim 512] [--out FILE]
 
 For each size: ready Gaussians are added as a stream (peak memory of the process), a new process
-opens the index and asks one query, 1,000 items are added and 1,000 deleted, with the refresh that an
-`index` run ends with, and the next query is asked.
+opens the index and asks one query, 1,000 items are added and 1,000 deleted, with the refresh that
+an `index` run ends with, and the next query is asked.
 """
 
 from __future__ import annotations

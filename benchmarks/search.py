@@ -1,6 +1,6 @@
 """What does a search cost, beside what FAISS needs for it and beside what others need?
 
-    python -m benchmarks.search [--sizes …] [--spreads real wide] [--peers …] [--kinds …] [--out FILE]
+    python -m benchmarks.search [--sizes …] [--spreads …] [--peers …] [--kinds …] [--out FILE]
 
 All in one run on the same vectors, text-like queries, FAISS and every peer on one thread for single
 queries. recall@10 is of the CSD ranking by brute force. One warm-up, then medians.
@@ -67,10 +67,11 @@ def measure(n: int, dim: int, spread: str, kinds: list[str], names: set[str]) ->
     queries = texts(N_QUERIES, dim, SEEDS["queries"], wide=wide)
     asked = augmented_queries(queries.mean, with_uncertainty=True)
     truth = nearest(n, dim, wide, asked)
-    methods = []
+    methods: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
-        for kind in kinds:
-            methods.append(ours(Path(folder) / kind, n, dim, wide, kind, queries, asked, truth))
+        methods += [
+            ours(Path(folder) / kind, n, dim, wide, kind, queries, asked, truth) for kind in kinds
+        ]
     if names:
         rows = np.empty((n, padded_width(dim)), np.float32)
         at = 0
