@@ -60,21 +60,32 @@ class MappedFile:
         """A name under which this very file is opened again, were another put in its place."""
         return f"/dev/fd/{self._file}"
 
-    def check(self, start: int, stop: int, crc: int, after: int = 0) -> int:
+    def crc32(self, start: int, stop: int, after: int = 0) -> int:
+        """The CRC-32 of some bytes, going on from another's."""
+        return zlib.crc32(self.memory[start:stop], after)
+
+    def check(self, start: int, stop: int, crc: int) -> None:
         """Compares bytes with their CRC-32. Raises DerivedDamage."""
-        found = zlib.crc32(self.memory[start:stop], after)
-        if found != crc:
+        if self.crc32(start, stop) != crc:
             raise DerivedDamage(self.path, f"bytes {start} to {stop} are not what was written")
-        return found
 
 
 class CheckedBlocks:
     """Blocks of a mapped file, numbered from 0, each compared with its checksum once."""
 
-    def __init__(self, file: MappedFile, starts: Ints, crcs: NDArray[np.uint32]) -> None:
-        """starts [n + 1]: where each block begins, and where the last one ends."""
+    def __init__(
+        self,
+        file: MappedFile,
+        starts: Ints,
+        crcs: NDArray[np.uint32],
+        also: Ints | None = None,
+    ) -> None:
+        """starts [n + 1]: where each block begins, and where the last one ends. also [n + 1]: the
+        same of a second stretch of bytes that belongs to each.
+        """
         self._file = file
         self._starts = starts
+        self._also = also
         self._crcs = crcs
         self._checked = np.zeros(len(crcs), np.bool_)
 
@@ -88,7 +99,13 @@ class CheckedBlocks:
             return
         for block in sorted(set(new.tolist())):
             start, stop = int(self._starts[block]), int(self._starts[block + 1])
-            self._file.check(start, stop, int(self._crcs[block]))
+            found = self._file.crc32(start, stop)
+            if self._also is not None:
+                found = self._file.crc32(int(self._also[block]), int(self._also[block + 1]), found)
+            if found != self._crcs[block]:
+                raise DerivedDamage(
+                    self._file.path, f"bytes {start} to {stop} are not what was written"
+                )
             self._checked[block] = True
 
     def check_all(self) -> None:

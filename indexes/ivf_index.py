@@ -52,7 +52,7 @@ class AugmentedRows:
 
     def at(self, rows: Ints) -> Floats:
         """Some rows, [n, P]."""
-        return augmented_rows(self._rows.vectors("mean", rows), self._rows.uncertainty[rows])
+        return augmented_rows(self._rows.vectors("mean", rows), self._rows.uncertainty(rows))
 
     def __iter__(self) -> Iterator[Floats]:
         """All rows in order, BLOCK_ROWS at a time."""

@@ -53,30 +53,32 @@ def write_rows(
                 numbers = np.hstack([vectors_of(rows[name], dim) for name in VECTORS])  # [n, 2D]
                 numbers = np.ascontiguousarray(numbers, "<f4")
                 vectors.write(numbers.data)
-                blocks = range(0, len(numbers), per_block)
+                own = np.ascontiguousarray(rows["uncertainty"].to_numpy(), "<f4")
+                blocks = [slice(at, at + per_block) for at in range(0, len(own), per_block)]
                 crcs.append(
                     np.array(
-                        [zlib.crc32(numbers[at : at + per_block].data) for at in blocks], "<u4"
+                        [zlib.crc32(own[b].data, zlib.crc32(numbers[b].data)) for b in blocks],
+                        "<u4",
                     )
                 )
                 row_ids.append(rows["row_id"].to_numpy())
-                uncertainty.append(rows["uncertainty"].to_numpy())
+                uncertainty.append(own)
                 kinds.append(kind_numbers(rows["kind"]))
                 writer.write_batch(rows.select(schema.names).cast(schema).to_batches()[0])
                 bounds.append(file.tell())
-        # In this order each array begins where numbers of its size may.
-        head = b"".join(
-            np.concatenate(arrays).tobytes() for arrays in (row_ids, uncertainty, crcs, kinds)
-        )
+        # Before all else what begins at a multiple of its size; last what is checked at opening.
+        others = np.concatenate(uncertainty).tobytes() + np.concatenate(crcs).tobytes()
+        head = np.concatenate(row_ids).tobytes() + np.concatenate(kinds).tobytes()
         n_rows = sum(len(some) for some in row_ids)
-        vectors.write(head)
+        padding = -len(others) % 8
+        vectors.write(others + bytes(padding) + head)
     size_bytes = rows_temporary.stat().st_size
     content = MappedFile(rows_temporary, size_bytes).memory
     facts = {
         "n_rows": n_rows,
         "vectors": {
             "file": vectors_path.name,
-            "size_bytes": 8 * dim * n_rows + len(head),
+            "size_bytes": 8 * dim * n_rows + len(others) + padding + len(head),
             "head_crc32": zlib.crc32(head),
         },
         "rows": {
@@ -119,19 +121,21 @@ class MappedRows:
         described = facts["vectors"]
         self._file = MappedFile(folder / described["file"], int(described["size_bytes"]))
         n_blocks = -(-n_rows // per_block)
-        at = 8 * dim * n_rows
-        if n_rows < 0 or len(self._file.memory) != at + 13 * n_rows + 4 * n_blocks:
+        at = 8 * dim * n_rows  # where the uncertainties begin, then the checksums, then the head
+        head = at + -(-(4 * n_rows + 4 * n_blocks) // 8) * 8
+        if n_rows < 0 or len(self._file.memory) != head + 9 * n_rows:
             raise DerivedDamage(self._file.path, f"it does not hold {n_rows} rows")
-        self._file.check(at, len(self._file.memory), int(described["head_crc32"]))
+        self._file.check(head, len(self._file.memory), int(described["head_crc32"]))
         memory = self._file.memory
         self._numbers = np.frombuffer(memory, "<f4", n_rows * 2 * dim).reshape(n_rows, 2, dim)
-        self.row_ids: Ints = np.frombuffer(memory, "<i8", n_rows, at)
-        self.uncertainty: Floats = np.frombuffer(memory, "<f4", n_rows, at + 8 * n_rows)
-        crcs = np.frombuffer(memory, "<u4", n_blocks, at + 12 * n_rows)
-        self.kinds = np.frombuffer(memory, "u1", n_rows, at + 12 * n_rows + 4 * n_blocks)
-        starts = np.arange(n_blocks + 1) * (per_block * 8 * dim)
-        starts[-1] = at
-        self._vector_blocks = CheckedBlocks(self._file, starts, crcs)
+        self._uncertainty: Floats = np.frombuffer(memory, "<f4", n_rows, at)
+        crcs = np.frombuffer(memory, "<u4", n_blocks, at + 4 * n_rows)
+        self.row_ids: Ints = np.frombuffer(memory, "<i8", n_rows, head)
+        self.kinds = np.frombuffer(memory, "u1", n_rows, head + 8 * n_rows)
+        starts = np.minimum(np.arange(n_blocks + 1) * per_block, n_rows)
+        self._vector_blocks = CheckedBlocks(
+            self._file, starts * (8 * dim), crcs, also=at + 4 * starts
+        )
         self._per_block = per_block
         self._open_others(folder, facts["rows"], dim)
 
@@ -144,8 +148,9 @@ class MappedRows:
             raise DerivedDamage(file.path, "it is not described as these rows are")
         if bounds[0] < 0 or bounds[-1] > len(file.memory):
             raise DerivedDamage(file.path, "it is shorter than it is described to be")
-        frame = zlib.crc32(file.memory[: bounds[0]])
-        file.check(int(bounds[-1]), len(file.memory), int(described["frame_crc32"]), frame)
+        frame = file.crc32(int(bounds[-1]), len(file.memory), file.crc32(0, int(bounds[0])))
+        if frame != described["frame_crc32"]:
+            raise DerivedDamage(file.path, "its frame is not what was written")
         self._others = CheckedBlocks(file, bounds, crcs)
         self._schema = other_columns(dim)
         try:
@@ -191,6 +196,12 @@ class MappedRows:
                 flat = pa.array(self.vectors(name, rows).reshape(-1))
                 table = table.add_column(at, name, pa.FixedSizeListArray.from_arrays(flat, dim))
         return table
+
+    def uncertainty(self, rows: Ints) -> Floats:
+        """The uncertainties of some rows."""
+        self._vector_blocks.check(rows // self._per_block)
+        found: Floats = self._uncertainty[rows]
+        return found
 
     def vectors(self, name: str, rows: Ints) -> Floats:
         """Rows of a vector column, [n, D]."""

@@ -19,11 +19,10 @@ VECTORS = ("mean", "log_variance")
 class RowSource(Protocol):
     """Rows 0…n−1 that lie in one place.
 
-    row_ids [n]; uncertainty [n]; kinds [n]: which of schema.KINDS, by number.
+    row_ids [n]; kinds [n]: which of schema.KINDS, by number.
     """
 
     row_ids: Ints
-    uncertainty: Floats
     kinds: NDArray[np.uint8]
 
     def __len__(self) -> int: ...
@@ -34,6 +33,10 @@ class RowSource(Protocol):
 
     def take(self, rows: Ints, columns: Sequence[str]) -> pa.Table:
         """Some rows of some columns, in the order of `rows`."""
+        ...
+
+    def uncertainty(self, rows: Ints) -> Floats:
+        """The uncertainties of some rows, [n]."""
         ...
 
     def vectors(self, name: str, rows: Ints) -> Floats:
@@ -58,7 +61,7 @@ class MemoryRows:
     def __init__(self, table: pa.Table) -> None:
         self._table = table.combine_chunks()
         self.row_ids: Ints = table["row_id"].to_numpy()
-        self.uncertainty: Floats = table["uncertainty"].to_numpy()
+        self._uncertainty: Floats = table["uncertainty"].to_numpy()
         self.kinds = kind_numbers(table["kind"])
         dim = table.schema.field("mean").type.list_size
         self._vectors = {name: vectors_of(self._table[name], dim) for name in VECTORS}
@@ -73,6 +76,10 @@ class MemoryRows:
     def take(self, rows: Ints, columns: Sequence[str]) -> pa.Table:
         """Some rows of some columns, in the order of `rows`."""
         return self._table.select(columns).take(indices(rows))
+
+    def uncertainty(self, rows: Ints) -> Floats:
+        """The uncertainties of some rows, [n]."""
+        return self._uncertainty[rows]
 
     def vectors(self, name: str, rows: Ints) -> Floats:
         """Rows of a vector column, [n, D]."""
@@ -136,7 +143,7 @@ class Rows:
         """The uncertainties at some positions."""
         result = np.empty(len(positions), np.float32)
         for number, here, rows in self._by_source(positions):
-            result[here] = self.sources[number].uncertainty[rows]
+            result[here] = self.sources[number].uncertainty(rows)
         return result
 
     def _by_source(self, positions: Ints) -> list[tuple[int, Ints, Ints]]:
