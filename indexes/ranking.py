@@ -82,10 +82,12 @@ def search_view(
     n = min(offset + k, ranking.n_allowed)
     if n > offset:
         best = ranking.by_membership(n) if rank_by == "membership" else ranking.by_index(n)
-        for query, positions in best:
+        for query, positions, csd in best:
             shown = positions[offset:n]
             hits.row_id[query, : len(shown)] = view.rows.row_ids(shown)
-            hits.csd[query, : len(shown)] = ranking.csd(query, shown)
+            hits.csd[query, : len(shown)] = (
+                ranking.csd(query, shown) if csd is None else csd[offset:n]
+            )
     return hits
 
 
@@ -128,8 +130,11 @@ class _Ranking:
         products: Doubles = (mean * self._means[query]).sum(-1)
         return -products
 
-    def by_index(self, n: int) -> Iterator[tuple[int, Ints]]:
-        """Each query and its n best positions: fetched, measured, fetched again until proved."""
+    def by_index(self, n: int) -> Iterator[tuple[int, Ints, Doubles | None]]:
+        """Each query, its n best positions, and their CSD if that was measured.
+
+        Fetched, measured, fetched again until proved.
+        """
         parts = self._view.parts
         augmented = augmented_queries(self._queries.mean, with_uncertainty=self._with_uncertainty)
         masks = [None if self._allowed is None else self._allowed[p.start : p.stop] for p in parts]
@@ -158,12 +163,14 @@ class _Ranking:
                 ]
             unproved = []
             for at, query in enumerate(pending):
-                positions = np.concatenate([found.positions[at] for found in candidates])
+                positions = candidates[0].positions[at]
+                if len(candidates) > 1:
+                    positions = np.concatenate([found.positions[at] for found in candidates])
                 positions, keys = self._ordered(positions, measure(query, positions))
                 if all(found.complete[at] for found in candidates) or (
                     len(keys) >= n and self._proved(query, keys[n - 1], candidates, at)
                 ):
-                    yield query, positions[:n]
+                    yield query, positions[:n], keys[:n] if self._with_uncertainty else None
                 else:
                     unproved.append(query)
             pending = unproved
@@ -192,7 +199,7 @@ class _Ranking:
             for found in candidates
         )
 
-    def by_membership(self, n: int) -> Iterator[tuple[int, Ints]]:
+    def by_membership(self, n: int) -> Iterator[tuple[int, Ints, None]]:
         """Each query and its n best positions by M(item | query), from a scan of all rows."""
         everything = np.arange(len(self._view.rows))
         positions = everything if self._allowed is None else everything[self._allowed]
@@ -210,7 +217,7 @@ class _Ranking:
                 )
                 keys[at : at + step] = -membership_rows(items, wide)
             best = np.flatnonzero(keys <= np.partition(keys, n - 1)[n - 1])
-            yield query, self._ordered(positions[best], keys[best])[0][:n]
+            yield query, self._ordered(positions[best], keys[best])[0][:n], None
 
     def _ordered(self, positions: Ints, keys: Doubles) -> tuple[Ints, Doubles]:
         """Positions in ascending order of key, equal keys in ascending order of id."""

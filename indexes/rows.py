@@ -134,6 +134,8 @@ class Rows:
 
     def row_ids(self, positions: Ints) -> Ints:
         """The row ids at some positions."""
+        if len(self.sources) == 1:
+            return self.sources[0].row_ids[positions]
         result = np.empty(len(positions), np.int64)
         for number, here, rows in self._by_source(positions):
             result[here] = self.sources[number].row_ids[rows]
@@ -141,6 +143,8 @@ class Rows:
 
     def uncertainty(self, positions: Ints) -> Floats:
         """The uncertainties at some positions."""
+        if len(self.sources) == 1:
+            return self.sources[0].uncertainty(positions)
         result = np.empty(len(positions), np.float32)
         for number, here, rows in self._by_source(positions):
             result[here] = self.sources[number].uncertainty(rows)
