@@ -35,7 +35,7 @@ SCAN_SHARE = 0.05
 # In a batch, up to this share: FAISS takes no matrix products where a selector says which rows.
 BATCH_SCAN_SHARE = 0.5
 # How much wider an approximate index searches under a filter: to this power of 1 / its share.
-FILTERED_WIDENING = 0.6
+FILTERED_WIDENING = 0.15
 # Rows × dimensions measured at once by a membership scan: 8 MiB of float64.
 SCAN_ELEMENTS = 1 << 20
 
