@@ -366,7 +366,7 @@ def summary(seeds: list[dict[str, Any]], of: Callable[[list[float]], Any]) -> di
         if isinstance(value, dict):
             result[key] = summary(column, of)
         elif isinstance(value, list | tuple):
-            result[key] = [round(float(of(some)), 4) for some in zip(*column, strict=True)]
+            result[key] = [round(float(of(list(some))), 4) for some in zip(*column, strict=True)]
         elif isinstance(value, int | float):
             result[key] = round(float(of(column)), 4)
     return result
