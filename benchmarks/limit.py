@@ -1,6 +1,6 @@
 """How near does a flat search come to the speed of memory?
 
-    OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 python -m benchmarks.limit [--items 200000] [--out FILE]
+    OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 python -m benchmarks.limit [--items N] [--out FILE]
 
 One thread: bytes of augmented rows that a flat search reads in a second, against the best of two
 ways to read as many bytes with NumPy; and what a batch of 64 gains over single queries.
