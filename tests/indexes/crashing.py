@@ -20,6 +20,7 @@ import warnings
 from pathlib import Path
 from types import FrameType
 from typing import Any
+from unittest.mock import patch
 
 import lance  # noqa: F401  # imported before the fork, so that a kill is not spent on imports
 
@@ -89,9 +90,8 @@ def use_lists(folder: Path) -> None:
 
 def grow_a_tail(folder: Path) -> None:
     """An append of which the base is not written again."""
-    refresh.SMALL_BASE = 1
-    refresh.FOLD_SHARE = 1.0
-    append(folder)
+    with patch.multiple(refresh, SMALL_BASE=1, FOLD_SHARE=1.0):  # tests run this in-process, too
+        append(folder)
 
 
 JOBS = {
