@@ -98,14 +98,19 @@ def smooth_ece(
     return (low + high) / 2
 
 
-def smooth_ece_floor(probabilities: ArrayLike, seed: int = 0, n_draws: int = 20) -> float:
+def smooth_ece_floor(
+    probabilities: ArrayLike,
+    seed: int = 0,
+    n_draws: int = 20,
+    weights: ArrayLike | None = None,
+) -> float:
     """The smECE that a perfect predictor of these probabilities shows, the mean of some draws.
 
     probabilities [N] in [0, 1]; labels are drawn from them. Falls with about √N.
     """
     p = np.asarray(probabilities, dtype=np.float64)
     rng = np.random.default_rng(seed)
-    return float(np.mean([smooth_ece(p, rng.random(p.shape) < p) for _ in range(n_draws)]))
+    return float(np.mean([smooth_ece(p, rng.random(p.shape) < p, weights) for _ in range(n_draws)]))
 
 
 def brier_score(
