@@ -25,9 +25,7 @@ from tests.indexes import crashing
 from tests.indexes.building import FINGERPRINT, filled_store, hit_ids, items, record
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-KILLED_BY = {-9, -14}  # SIGKILL at a step, SIGALRM at a time
-N_STEPS = 24  # of each job, spread over all that it takes
-N_TIMES = 8
+N_STEPS = 20  # of each job, spread over all that it takes
 
 Order = Callable[[dict[str, Any]], dict[str, Any]]
 
@@ -146,11 +144,7 @@ def test_a_kill_at_any_step_leaves_an_old_or_a_new_state(
     for step in steps:
         folder = fresh(f"step-{step}")
         answer = give_order({"folder": str(folder), "job": job, "step": step})
-        assert answer["status"] in KILLED_BY, step
-        assert_whole_and_usable(folder, job)
-    for share in np.random.default_rng(0).uniform(0, 1, N_TIMES).tolist():
-        folder = fresh(f"time-{share}")
-        give_order({"folder": str(folder), "job": job, "after_s": share * whole["took_s"]})
+        assert answer["status"] == -9, step
         assert_whole_and_usable(folder, job)
 
 
@@ -168,7 +162,7 @@ def test_what_a_killed_append_leaves_behind_is_removed_by_the_next_writer(
     whole = give_order({"folder": str(tmp_path / "copy" / INDEX_FOLDER), "job": "append"})
     halfway = whole["n_steps"] // 2
     killed = give_order({"folder": str(store.folder), "job": "append", "step": halfway})
-    assert killed["status"] in KILLED_BY
+    assert killed["status"] == -9
     assert (store.folder / "writer.lock").read_text() != ""
     assert len(set(data.iterdir()) - before) >= 2  # a reader leaves everything as it is
     with Store.open(store.folder).writer():
