@@ -84,7 +84,7 @@ def test_version(run: Run) -> None:
         (["query", "x", "-k", "many"], "See `prolip-search query --help`."),
         (["query", "x", "--rank-by", "luck"], "csd"),
         (["query"], "prolip-search query --image FILE"),
-        (["query", "x", "--image", "y.jpg"], "Ask with words or with a picture"),
+        (["query", "x", "--image", "y.jpg"], "not both: leave out 'x' or --image"),
         (["query", "x", "--json", "-0"], "--json and -0 exclude each other"),
         (["query", "x"], "prolip-search index PHOTOS"),
         (["status"], "prolip-search index PHOTOS"),
