@@ -34,9 +34,11 @@ def test_confidence_never_contradicts_the_ranking(model: ConfidenceModel, seed: 
     shown = scored.results
     assert (np.diff(shown.confidence, axis=1) <= 0).all()
     match = model.of("text").match
-    assert match is not None and match.weights[0] > 0
+    assert match is not None
+    assert match.weights[0] > 0
     assert ((shown.low <= shown.confidence) & (shown.confidence <= shown.high)).all()
-    assert (shown.low > 0).all() and (shown.high < 1).all()
+    assert (shown.low > 0).all()
+    assert (shown.high < 1).all()
 
 
 @given(seed=st.integers(0, 10_000))
@@ -47,7 +49,8 @@ def test_a_query_scores_alike_alone_and_in_a_batch(model: ConfidenceModel, seed:
     for q in range(6):
         evidence = new.evidence[np.array([q])]
         alone = score(model, "text", evidence)
-        assert batch.results is not None and alone.results is not None
+        assert batch.results is not None
+        assert alone.results is not None
         np.testing.assert_array_equal(alone.results.confidence[0], batch.results.confidence[q])
         np.testing.assert_array_equal(alone.results.low[0], batch.results.low[q])
         for name in ("none_probability", "cutoff"):
@@ -57,7 +60,8 @@ def test_a_query_scores_alike_alone_and_in_a_batch(model: ConfidenceModel, seed:
                 assert mine[0] == theirs[q]
         any_order = score_results(model, "text", evidence, new.logits[q : q + 1, order])
         first = score_results(model, "text", evidence, new.logits[q : q + 1])
-        assert any_order is not None and first is not None
+        assert any_order is not None
+        assert first is not None
         np.testing.assert_array_equal(any_order.confidence[0], first.confidence[0, order])
 
 
@@ -66,7 +70,8 @@ def test_a_calibration_survives_json(model: ConfidenceModel) -> None:
     assert again.to_json() == model.to_json()
     new = simulate(n_queries=5, seed=3)
     before, after = score(model, "text", new.evidence), score(again, "text", new.evidence)
-    assert before.results is not None and after.results is not None
+    assert before.results is not None
+    assert after.results is not None
     np.testing.assert_array_equal(before.results.confidence, after.results.confidence)
 
 
@@ -75,4 +80,6 @@ def test_another_encoder_or_kind_knows_nothing(model: ConfidenceModel) -> None:
     assert model.for_encoder(FINGERPRINT) is model
     scored = score(model, "image", simulate(n_queries=2, seed=4).evidence)
     assert scored.status == "none"
-    assert scored.results is None and scored.none_probability is None and scored.cutoff is None
+    assert scored.results is None
+    assert scored.none_probability is None
+    assert scored.cutoff is None
