@@ -69,12 +69,13 @@ def main() -> int:
         photos = Path(scratch) / "photos"
         photos.mkdir()
         if options.data:
-            for source in sorted(options.data.rglob("*.jpg"))[: options.photos]:
-                shutil.copy(source, photos / f"{len(os.listdir(photos)):05}.jpg")
+            chosen = sorted(options.data.rglob("*.jpg"))[: options.photos]
+            for number, source in enumerate(chosen):
+                shutil.copy(source, photos / f"{number:05}.jpg")
         else:
             draw(photos, options.photos)
         result = facts_of_run() | {
-            "photos": len(os.listdir(photos)),
+            "photos": len(list(photos.iterdir())),
             "from": "--data" if options.data else f"drawn, {WIDTH} x {HEIGHT}, seed {SEED}",
             "one core for each stage": measure(photos, options.rounds, n_cores=1, n_threads=1),
             "all cores for both": measure(
