@@ -364,7 +364,13 @@ class Store(IndexReader):
         if self._published and self._is_made():
             self._drop_replaced()
         if (self.folder / self.manifest.items_table).is_dir() and self._is_made():
-            self._items().remove_orphans()
+            try:
+                items = self._items()
+            except IndexDamaged:
+                if self._published:
+                    raise
+                return  # of a rebuild that was cut short when it made its table: it makes it anew
+            items.remove_orphans()
 
     def _drop_replaced(self) -> None:
         """Drops the tables that a publish replaced; one that was killed could not do it itself."""

@@ -7,6 +7,7 @@ from PIL import Image
 
 from prolip_search.engine import SearchEngine
 from prolip_search.errors import IndexLocked, QueryError
+from prolip_search.indexes.manifest import items_table_name
 from prolip_search.testing import FakeEncoder
 
 COLOURS = ["red", "green", "blue", "yellow"]
@@ -62,6 +63,16 @@ def test_what_another_encoder_left_unfinished_is_not_used(folder: Path, photos: 
     with pytest.raises(KeyboardInterrupt):
         SearchEngine.rebuild(folder, photos, encoder=Stops(), batch_size=1)
     _, report = SearchEngine.rebuild(folder, photos, encoder=FakeEncoder(salt="third"))
+    assert report.n_added == 4
+
+
+def test_a_rebuild_that_could_not_even_make_its_table_begins_anew(
+    folder: Path, photos: Path
+) -> None:
+    """A full disk, or a kill, between the folder of a table and its first version."""
+    (folder / items_table_name(FakeEncoder().fingerprint) / "data").mkdir(parents=True)
+    (folder / "writer.lock").write_text("of a writer that failed")
+    _, report = SearchEngine.rebuild(folder, photos, encoder=FakeEncoder())
     assert report.n_added == 4
 
 

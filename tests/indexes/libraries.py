@@ -214,3 +214,20 @@ def assert_ranks_as_brute_force(folder: Path) -> None:
 
 def verified(folder: Path) -> VerifyReport:
     return verify_index(folder / INDEX_FOLDER, lambda store: opened(folder).encoder)
+
+
+def assert_nothing_is_lost(folder: Path, job: str, states: list[State]) -> VerifyReport:
+    """What a job that was cut short may leave: one of `states`, the last of them what it ends
+    with; nothing that verify complains of; and done again, it ends as ever. The first report.
+    """
+    assert state_of(folder) in states
+    assert_ranks_as_brute_force(folder)
+    found = verified(folder)
+    assert {finding.path for finding in found.findings} <= JOBS[job].restless, found
+    JOBS[job].run(folder)
+    assert state_of(folder) == states[-1]
+    assert_ranks_as_brute_force(folder)
+    report = verified(folder)
+    assert (report.findings, report.leftovers, report.notes) == ((), (), ())
+    assert (folder / INDEX_FOLDER / "writer.lock").read_bytes() == b""
+    return found
