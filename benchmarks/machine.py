@@ -10,17 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-PACKAGES = (
-    "numpy",
-    "faiss-cpu",
-    "pylance",
-    "lancedb",
-    "pyarrow",
-    "onnxruntime",
-    "torch",
-    "usearch",
-    "hnswlib",
-)
+PACKAGES = ("numpy", "faiss-cpu", "pylance", "lancedb", "pyarrow", "usearch", "hnswlib")
 
 
 def facts_of_run() -> dict[str, Any]:
