@@ -10,7 +10,17 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("numpy", "faiss-cpu", "pylance", "lancedb", "pyarrow", "usearch", "hnswlib")
+PACKAGES = (
+    "numpy",
+    "faiss-cpu",
+    "pylance",
+    "lancedb",
+    "pyarrow",
+    "onnxruntime",
+    "torch",
+    "usearch",
+    "hnswlib",
+)
 
 
 def facts_of_run() -> dict[str, Any]:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from functools import wraps
+from inspect import Parameter, signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import typer
 
 import prolip_search
+from prolip_search.cli.answers import Form
 from prolip_search.cli.terminal import note, shown_path
 from prolip_search.errors import IndexNotFound, QueryError
 
@@ -70,23 +75,79 @@ Near = Annotated[
 ]
 
 
-def chosen_filter(
-    where: str | None,
-    after: str | None,
-    before: str | None,
-    folder: Path | None,
-    near: str | None,
-) -> Filter | None:
-    """What the options above ask for together; None where none was given. Raises QueryError."""
-    if (where, after, before, folder, near) == (None,) * 5:
-        return None  # a query without a filter need not import what filters are made of
-    return prolip_search.Filter(
-        where=where,
-        after=after,
-        before=before,
-        folder=None if folder is None else folder.absolute(),
-        near=None if near is None else _place(near),
+@dataclass(frozen=True, kw_only=True)
+class SearchOptions:
+    """The options that every command takes which prints results. What they mean together is below.
+
+    The fields are the options: `search_command` gives them to a command, in this order.
+    """
+
+    top: Top = 10
+    where: Where = None
+    after: After = None
+    before: Before = None
+    folder: In = None
+    near: Near = None
+    rank_by: RankBy = "csd"
+    json: Json = False
+    jsonl: JsonLines = False
+    null: Null = False
+    thumbnails: Thumbnails = False
+    index: IndexFolder = None
+    runtime: Runtime = "auto"
+
+    @property
+    def form(self) -> Form:
+        """What answers are printed as. Raises QueryError for two forms at once."""
+        return Form.of(json=self.json, jsonl=self.jsonl, null=self.null, thumbnails=self.thumbnails)
+
+    def of_search(self) -> dict[str, Any]:
+        """The arguments of `SearchEngine.search` that they stand for. Raises QueryError."""
+        return {"k": self.top, "rank_by": self.rank_by, "where": self._filter()}
+
+    def engine(self) -> SearchEngine:
+        """The index that they name, opened. Raises IndexNotFound."""
+        return open_engine(self.index, self.runtime)
+
+    def _filter(self) -> Filter | None:
+        asked = (self.where, self.after, self.before, self.folder, self.near)
+        if asked == (None,) * 5:
+            return None  # a query without a filter need not import what filters are made of
+        return prolip_search.Filter(
+            where=self.where,
+            after=self.after,
+            before=self.before,
+            folder=None if self.folder is None else self.folder.absolute(),
+            near=None if self.near is None else _place(self.near),
+        )
+
+
+def search_command(command: Callable[..., None]) -> Callable[..., None]:
+    """A command whose last parameter, `options`, arrives from the options of SearchOptions."""
+    names = [field.name for field in fields(SearchOptions)]
+    types = get_type_hints(SearchOptions, include_extras=True)
+
+    @wraps(command)
+    def with_options(**given: Any) -> None:
+        chosen = SearchOptions(**{name: given.pop(name) for name in names})
+        command(**given, options=chosen)
+
+    own = [p for p in signature(command, eval_str=True).parameters.values() if p.name != "options"]
+    shared = [
+        Parameter(
+            field.name,
+            Parameter.KEYWORD_ONLY,
+            default=field.default,
+            annotation=types[field.name],
+        )
+        for field in fields(SearchOptions)
+    ]
+    own = [parameter.replace(kind=Parameter.KEYWORD_ONLY) for parameter in own]
+    with_options.__annotations__ = {p.name: p.annotation for p in [*own, *shared]}
+    with_options.__signature__ = signature(command).replace(  # type: ignore[attr-defined]
+        parameters=[*own, *shared]
     )
+    return with_options
 
 
 def _place(near: str) -> tuple[float, float, float]:

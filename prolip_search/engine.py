@@ -38,12 +38,12 @@ from prolip_search.ingestion import BATCH_SIZE, Progress, item_rows
 from prolip_search.queries import QueryLike, StoredItem, encode_queries
 from prolip_search.results import Kind, Query, SearchResults
 from prolip_search.status import IndexStatus, index_status
+from prolip_search.streams import in_commits
 from prolip_search.timings import Timings
 from prolip_search.verification import VerifyReport, verify_index
 
 logger = logging.getLogger(__name__)
 
-COMMIT_ROWS = 16_384  # ready Gaussians per commit
 RESULT_COLUMNS = ["id", "kind", "path", "text", "metadata", "uncertainty"]
 
 
@@ -252,7 +252,7 @@ class SearchEngine:
         """
         n_added = 0
         with self.store.writer():
-            for rows in _in_commits(batches):
+            for rows in in_commits(batches):
                 self.store.append(rows)
                 n_added += len(rows)
                 progress(n_added, -1)
@@ -489,31 +489,6 @@ def _settings(kind: IndexKind, recall: float) -> IndexSettings:
         return IndexSettings(kind=kind, recall=recall)
     except ValueError as error:
         raise QueryError(str(error)) from error
-
-
-def _in_commits(batches: pa.Table | Iterable[pa.RecordBatch]) -> Iterable[pa.Table]:
-    """The rows of a stream, COMMIT_ROWS at a time or what is left of it."""
-    if isinstance(batches, pa.Table):
-        batches = batches.to_batches()
-    waiting: list[pa.RecordBatch] = []
-    for batch in batches:
-        for start in range(0, batch.num_rows, COMMIT_ROWS):
-            waiting.append(batch.slice(start, COMMIT_ROWS))
-            if sum(piece.num_rows for piece in waiting) >= COMMIT_ROWS:
-                yield _with_kind(waiting)
-                waiting = []
-    if waiting:
-        yield _with_kind(waiting)
-
-
-def _with_kind(batches: Sequence[pa.RecordBatch]) -> pa.Table:
-    try:
-        rows = pa.Table.from_batches(batches)
-    except pa.ArrowException as error:
-        raise QueryError(f"All batches must have the same columns: {error}") from error
-    if "kind" in rows.column_names:
-        return rows
-    return rows.append_column("kind", pa.array(["image"] * len(rows), pa.string()))
 
 
 def _matching(encoder: Encoder, store: Store) -> Encoder:

@@ -112,11 +112,23 @@ def test_pairwise_forms_equal_the_row_wise_ones(pair: tuple[Gaussians, Gaussians
             assert matrix[i, j] == pytest.approx(alone, rel=1e-4, abs=1e-4), name
 
 
-def test_blocks_do_not_change_a_pairwise_result(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("block_elements", [1, 10, 30], ids=["pairs", "both ways", "rows"])
+def test_blocks_do_not_change_a_pairwise_result(
+    block_elements: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first, second = make_gaussians(7, 5, seed=0), make_gaussians(3, 5, seed=1)
-    whole = distances.inclusion(first, second)
-    monkeypatch.setattr(distances, "BLOCK_ELEMENTS", 30)
-    np.testing.assert_array_equal(distances.inclusion(first, second), whole)
+    for name in ("overlap", "inclusion", "membership"):
+        whole = getattr(distances, name)(first, second)
+        with monkeypatch.context() as patch:
+            patch.setattr(distances, "BLOCK_ELEMENTS", block_elements)
+            np.testing.assert_array_equal(getattr(distances, name)(first, second), whole)
+
+
+@pytest.mark.parametrize(("n_first", "n_second"), [(0, 2), (2, 0), (0, 0)])
+def test_no_gaussians_make_no_pairs(n_first: int, n_second: int) -> None:
+    some = make_gaussians(2, 5, seed=0)
+    first, second = (Arrays(some.mean[:n], some.log_variance[:n]) for n in (n_first, n_second))
+    assert distances.inclusion(first, second).shape == (n_first, n_second)
 
 
 @given(gaussian_pairs())

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from prolip_search import engine as engine_module
+from prolip_search import streams
 from prolip_search.engine import SearchEngine
 from prolip_search.errors import DimensionMismatch, InvalidGaussians, QueryError
 from prolip_search.testing import FakeEncoder
@@ -34,7 +34,7 @@ def stream(n: int, batch: int) -> Iterator[pa.RecordBatch]:
 def test_a_stream_of_gaussians_is_added_and_searched(
     engine: SearchEngine, batch: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine_module, "COMMIT_ROWS", 100)
+    monkeypatch.setattr(streams, "COMMIT_ROWS", 100)
     seen = []
     assert engine.add_gaussians(stream(250, batch), progress=lambda n, _: seen.append(n)) == 250
     assert seen[-1] == 250
@@ -61,7 +61,7 @@ def test_many_gaussians_are_searched_into_arrays(engine: SearchEngine) -> None:
 def test_a_broken_stream_leaves_its_beginning(
     engine: SearchEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine_module, "COMMIT_ROWS", 50)
+    monkeypatch.setattr(streams, "COMMIT_ROWS", 50)
 
     def breaks_off() -> Iterator[pa.RecordBatch]:
         yield from stream(120, 40)

@@ -598,37 +598,6 @@ def test_a_folder_that_moved_is_recognised_and_not_missing(
     assert n_encoded(engine) == 20
 
 
-def test_moving_the_whole_library_encodes_and_loses_nothing(
-    engine: SearchEngine, many: Path, tmp_path: Path
-) -> None:
-    engine.index(many)
-    library = tmp_path / "library"
-    library.mkdir()
-    for name in (".prolip-search", "photos"):
-        (tmp_path / name).rename(library / name)
-    moved = SearchEngine.open(library / ".prolip-search", encoder=FakeEncoder())
-    assert counts(moved.index()) == {"unchanged": 20}
-    assert n_encoded(moved) == 0
-
-
-def test_renaming_a_thousand_files_encodes_and_loses_nothing(
-    engine: SearchEngine, tmp_path: Path
-) -> None:
-    photos = tmp_path / "photos"
-    photos.mkdir()
-    for number in range(1000):
-        pixel = bytes([number % 251, number // 251, 99])
-        (photos / f"{number}.ppm").write_bytes(b"P6 1 1 255 " + pixel)
-    engine.index(photos)
-    ids = sorted(items(engine)["id"].to_pylist())
-    for number in range(1000):
-        (photos / f"{number}.ppm").rename(photos / f"renamed {number}.ppm")
-        os.utime(photos / f"renamed {number}.ppm", ns=(number, number))  # as a backup restores it
-    assert counts(engine.index(photos)) == {"moved": 1000}
-    assert sorted(items(engine)["id"].to_pylist()) == ids
-    assert n_encoded(engine) == 1000
-
-
 def test_a_folder_whose_name_is_no_text_is_not_remembered(
     engine: SearchEngine, tmp_path: Path
 ) -> None:

@@ -25,7 +25,7 @@ LAYERS = (
     {"indexing"},
     {"ingestion", "queries", "status", "verification"},
     {"indexes", "confidence", "encoders", "images", "changes", "results", "testing"},
-    {"distances", "metrics", "files", "exif"},
+    {"distances", "metrics", "files", "exif", "streams"},
     {"gaussians", "ignoring", "timings"},
     {"errors"},
 )

@@ -65,6 +65,24 @@ assert main(["query", "red"]) == 0
     assert modules_after(script, indexed.parent) & HEAVY == set()
 
 
+@pytest.mark.parametrize(("command", "is_brief"), [("status", True), ("index", False)])
+def test_only_a_brief_command_puts_off_looking_for_cycles(
+    command: str, is_brief: bool, tmp_path: Path
+) -> None:
+    """What reads photos must not: cycles that hold their pixels would pile up."""
+    script = """
+import gc, sys
+from prolip_search.cli.__main__ import main
+before = gc.get_threshold()[0]
+sys.argv = ["prolip-search", *sys.argv[1:]]
+assert main() == 2
+print(gc.get_threshold()[0] > before, gc.get_freeze_count() > 0)
+"""
+    asked = [sys.executable, "-c", script, command, "--index", "nowhere"]
+    done = subprocess.run(asked, cwd=tmp_path, check=True, capture_output=True, text=True)
+    assert done.stdout.split() == [str(is_brief), "True"]
+
+
 def test_without_arguments_the_help_is_shown_and_the_status_is_2(run: Run) -> None:
     ran = run()
     assert ran.status == 2
@@ -84,7 +102,7 @@ def test_version(run: Run) -> None:
         (["query", "x", "-k", "many"], "See `prolip-search query --help`."),
         (["query", "x", "--rank-by", "luck"], "csd"),
         (["query"], "prolip-search query --image FILE"),
-        (["query", "x", "--image", "y.jpg"], "Ask with words or with a picture"),
+        (["query", "x", "--image", "y.jpg"], "not both: leave out 'x' or --image"),
         (["query", "x", "--json", "-0"], "--json and -0 exclude each other"),
         (["query", "x"], "prolip-search index PHOTOS"),
         (["status"], "prolip-search index PHOTOS"),
