@@ -174,6 +174,9 @@ def test_near_a_place_is_a_distance_on_the_globe(tmp_path: Path) -> None:
         ("width > (SELECT 1)", "cannot be read"),
         ("width > 1; DROP TABLE items", "more than one expression"),
         ("path = 'it's'", "cannot be read"),
+        ("json_get_int(metadata, 'stars') > 3", "inside the metadata as metadata.stars"),
+        ("metadata->>'stars' = '3'", "inside the metadata as metadata.stars"),
+        ("metadata.stars > 3", "No item has 'stars' in its metadata to filter by; no item has"),
     ],
 )
 def test_a_mistake_in_a_filter_is_one_line(store: Store, where: str, expected: str) -> None:
@@ -188,6 +191,7 @@ def test_a_mistake_in_a_filter_is_one_line(store: Store, where: str, expected: s
 VOCABULARY = r"""
 width height taken_at path kind id mean metadata 0 1 -7 2.5 1e400 99999999999999999999 'a' '%'
 '2024-01-01' timestamp date ( ) , = < > != AND OR NOT IN LIKE BETWEEN IS NULL + / CAST AS int
+metadata.x metadata['x']
 array[1] lower( date_part( CASE WHEN THEN END -- /* */ \ " ` ' ; é :: [ ] . *
 """
 WORDS = st.sampled_from([*VOCABULARY.split(), "\0"])
