@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -73,7 +73,8 @@ class Manifest:
     """The content of manifest.json. items_table: a folder name beside the manifest.
 
     replaced: items tables that this one took the place of, to be dropped. roots: the folders that
-    were indexed, relative to the folder that holds the index, as paths of items are.
+    were indexed, relative to the folder that holds the index, as paths of items are. calibration:
+    what was fitted from the judgements, as JSON that this room does not look into; derived.
     """
 
     encoder: EncoderRecord
@@ -81,6 +82,7 @@ class Manifest:
     replaced: tuple[str, ...] = ()
     roots: tuple[str, ...] = ()
     index: IndexSettings = IndexSettings()
+    calibration: Mapping[str, Any] | None = None
 
     def to_json(self) -> str:
         """The file's text: sorted keys, two spaces, a newline at the end."""
@@ -102,6 +104,7 @@ class Manifest:
         }
         content |= {"replaced": list(self.replaced)} if self.replaced else {}
         content |= {"roots": list(self.roots)} if self.roots else {}
+        content |= {"calibration": self.calibration} if self.calibration else {}
         return json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n"
 
 
@@ -165,6 +168,7 @@ def read_manifest(folder: Path) -> Manifest:
             ),
             roots=_names(path, content, "roots"),
             index=_index_settings(path, content),
+            calibration=_calibration(content),
             encoder=EncoderRecord(
                 name=_field(path, encoder, "name", str),
                 fingerprint=_field(path, encoder, "fingerprint", str),
@@ -189,6 +193,12 @@ def _index_settings(path: Path, content: dict[str, Any]) -> IndexSettings:
     settings = _field(path, content, "index", dict)
     kind = _field(path, settings, "kind", str)
     return IndexSettings(kind=kind, recall=float(_field(path, settings, "recall", int | float)))
+
+
+def _calibration(content: dict[str, Any]) -> dict[str, Any] | None:
+    """It is derived, so what cannot be one is as good as none."""
+    found = content.get("calibration")
+    return found if isinstance(found, dict) else None
 
 
 def _field(path: Path, content: dict[str, Any], name: str, kind: Any) -> Any:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +22,7 @@ from prolip_search.errors import (
 )
 from prolip_search.indexes.blocks import DerivedDamage
 from prolip_search.indexes.durable import writes
+from prolip_search.indexes.history import History
 from prolip_search.indexes.lock import WriterLock
 from prolip_search.indexes.manifest import (
     ITEMS_TABLE,
@@ -43,6 +44,7 @@ from prolip_search.indexes.stamp import stamp_of_version
 # import it are imported where something is written or listed.
 if TYPE_CHECKING:
     from prolip_search.indexes.items import ItemsTable
+    from prolip_search.indexes.judgements import Judgements
 
 INDEX_FOLDER = ".prolip-search"
 
@@ -204,10 +206,12 @@ class Store(IndexReader):
             self._loaded = None
 
     def delete(self, ids: Sequence[str]) -> int:
-        """Drops items in one commit; how many of the ids there were."""
+        """Drops items in one commit, and then what was judged of them; how many there were."""
         with self.writer():
             n_deleted = self._items().delete(ids)
             self._loaded = None
+            if self._published:
+                self._judgements().forget_items(ids)
         return n_deleted
 
     def read_items(self, ids: Sequence[str], columns: Sequence[str]) -> pa.Table:
@@ -271,6 +275,7 @@ class Store(IndexReader):
             items.compact()
             self.refresh_index(fold=True)
             items.forget_versions()
+            self._judgements().tidy(fold=True)
 
     def check_derived(self) -> None:
         """Reads every byte of the derived files that this store reads. Raises IndexDamaged."""
@@ -353,6 +358,45 @@ class Store(IndexReader):
         with self.writer():
             SkippedFiles(self.folder).forget(paths)
 
+    def judgements(self) -> pa.Table:
+        """Everything that was judged, oldest first; columns as in FORMAT.md. Raises IndexDamaged."""
+        return self._judgements().read()
+
+    def record_judgements(self, rows: pa.Table) -> None:
+        """Adds judgements in one commit. Raises QueryError for rows that are none."""
+        with self.writer():
+            self._judgements().append(rows)
+
+    def replace_judgements(self, rows: pa.Table) -> None:
+        """Puts rows in the place of all in one commit: the same judgements, encoded anew."""
+        with self.writer():
+            self._judgements().replace(rows)
+
+    def forget_judgements(self) -> int:
+        """Drops all judgements, and what was fitted from them; how many there were."""
+        with self.writer():
+            self.set_calibration(None)
+            return self._judgements().forget_all()
+
+    def set_calibration(self, calibration: Mapping[str, Any] | None) -> None:
+        """Keeps what was fitted from the judgements, as JSON; None: nothing is fitted."""
+        with self.writer():
+            if calibration == self.manifest.calibration:
+                return
+            self.manifest = replace(self.manifest, calibration=calibration)
+            if self._published:
+                write_manifest(self.folder, self.manifest)
+
+    @property
+    def history(self) -> History:
+        """What was asked of this index before."""
+        return History(self.folder)
+
+    def _judgements(self) -> Judgements:
+        from prolip_search.indexes.judgements import Judgements
+
+        return Judgements(self.folder)
+
     def _items(self) -> ItemsTable:
         from prolip_search.indexes.items import ItemsTable
 
@@ -371,6 +415,8 @@ class Store(IndexReader):
                     raise
                 return  # of a rebuild that was cut short when it made its table: it makes it anew
             items.remove_orphans()
+        if self._is_made():
+            self._judgements().tidy()
 
     def _drop_replaced(self) -> None:
         """Drops the tables that a publish replaced; one that was killed could not do it itself."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,28 @@ def items(
         "content_hash": pa.array([f"hash of {name}" for name in ids], pa.string()),
         "mean": vectors(gaussians.mean),
         "log_variance": vectors(gaussians.log_variance),
+    }
+    return pa.table(table | columns)
+
+
+def judged(ids: Sequence[str | None], *, dim: int = 8, **columns: Sequence[object]) -> pa.Table:
+    """Rows for `Store.record_judgements`: one text matched each item, unless told otherwise."""
+    gaussian = make_gaussians(1, dim, 99)
+    n = len(ids)
+    table = {
+        "query_kind": ["text"] * n,
+        "query_text": ["a dog"] * n,
+        "query_mean": [gaussian.mean[0].tolist()] * n,
+        "query_log_variance": [gaussian.log_variance[0].tolist()] * n,
+        "item_id": pa.array(ids, pa.string()),
+        "item_hash": [None if id is None else f"hash of {id}" for id in ids],
+        "label": ["none" if id is None else "match" for id in ids],
+        "source": ["judge"] * n,
+        "rank": list(range(1, n + 1)),
+        "judged_probability": [0.28] * n,
+        "size_then": [20] * n,
+        "encoder": [FINGERPRINT] * n,
+        "time": pa.array([datetime(2026, 1, 1, tzinfo=UTC)] * n, pa.timestamp("us", "UTC")),
     }
     return pa.table(table | columns)
 

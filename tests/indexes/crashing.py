@@ -27,6 +27,7 @@ from prolip_search.indexes import (
     durable,
     items,
     ivf_index,
+    judgements,
     lock,
     manifest,
     mapped_rows,
@@ -38,9 +39,12 @@ from prolip_search.indexes.manifest import IndexSettings
 from prolip_search.indexes.store import INDEX_FOLDER, Store
 from tests.conftest import make_gaussians
 from tests.indexes.building import items as make_items
-from tests.indexes.building import record
+from tests.indexes.building import judged, record
 
-WRITING = (durable, items, ivf_index, lock, manifest, mapped_rows, refresh, snapshot, store)
+WRITING = (
+    *(durable, items, ivf_index, judgements, lock, manifest, mapped_rows, refresh, snapshot),
+    store,
+)
 WATCHED = {module.__file__ for module in WRITING}
 NEW_FINGERPRINT = "f" * 64
 
@@ -93,6 +97,16 @@ def grow_a_tail(folder: Path) -> None:
         append(folder)
 
 
+def judge(folder: Path) -> None:
+    """Two more judgements, what is fitted from them, and an item that leaves with its own."""
+    opened = Store.open(folder)
+    with opened.writer():
+        opened.record_judgements(judged(["item-1", "item-2"]))
+        opened.set_calibration({"n_judged": 2})
+        opened.delete(["item-0"])
+        opened.refresh_index()
+
+
 JOBS = {
     "append": append,
     "change": change,
@@ -101,6 +115,7 @@ JOBS = {
     "optimize": optimize,
     "use_lists": use_lists,
     "grow_a_tail": grow_a_tail,
+    "judge": judge,
 }
 
 

@@ -22,7 +22,7 @@ from prolip_search.testing import FakeEncoder
 from prolip_search.verification import verify_index
 from tests.conftest import make_gaussians
 from tests.indexes import crashing
-from tests.indexes.building import FINGERPRINT, filled_store, hit_ids, items, record
+from tests.indexes.building import FINGERPRINT, filled_store, hit_ids, items, judged, record
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 N_STEPS = 20  # of each job, spread over all that it takes
@@ -53,6 +53,7 @@ OLD = {f"item-{n}": f"item-{n}.jpg" for n in range(20)}
 APPENDED = OLD | {f"new-{n}": f"new-{n}.jpg" for n in range(6)}
 DELETED = {name: path for name, path in OLD.items() if name not in ("item-0", "item-1")}
 MOVED = DELETED | {"item-2": "moved.jpg"}
+JUDGED = {name: path for name, path in OLD.items() if name != "item-0"}
 REBUILT = {f"other-{n}": f"other-{n}.jpg" for n in range(3)}
 
 DERIVED_FILES = ("vectors", "rows", "index")
@@ -66,7 +67,11 @@ STATES: dict[str, list[dict[str, str]]] = {
     "optimize": [OLD],
     "use_lists": [OLD],
     "grow_a_tail": [OLD, APPENDED],
+    "judge": [OLD, JUDGED],
 }
+# Of the same job: the items that are judged, and what is fitted.
+JUDGEMENTS = [["item-0"], ["item-0", "item-1", "item-2"], ["item-1", "item-2"]]
+FITTED = [None, {"n_judged": 2}]
 
 
 def state_of(store: Store) -> dict[str, str]:
@@ -91,6 +96,9 @@ def assert_whole_and_usable(folder: Path, job: str) -> None:
     assert {finding.part for finding in checked.findings} <= {"file"}  # there are no photos here
     assert state_of(store) in STATES[job]
     assert_ranks_right(store)
+    if job == "judge":
+        assert store.judgements()["item_id"].to_pylist() in JUDGEMENTS
+        assert store.manifest.calibration in FITTED
     if job == "create":
         crashed = folder.parent / "new" / INDEX_FOLDER
         try:
@@ -131,6 +139,8 @@ def test_a_kill_at_any_step_leaves_an_old_or_a_new_state(
     if job == "optimize":  # something to join and to drop
         pristine.append(items(make_gaussians(2, 8, 5), ids=["x", "y"]))
         pristine.delete(["x", "y"])
+    if job == "judge":
+        pristine.record_judgements(judged(["item-0"]))
 
     def fresh(name: str) -> Path:
         shutil.copytree(tmp_path / "pristine", tmp_path / name)
