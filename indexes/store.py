@@ -359,7 +359,7 @@ class Store(IndexReader):
             SkippedFiles(self.folder).forget(paths)
 
     def judgements(self) -> pa.Table:
-        """Everything that was judged, oldest first; columns as in FORMAT.md. Raises IndexDamaged."""
+        """Everything that was judged, oldest first, as FORMAT.md has it. Raises IndexDamaged."""
         return self._judgements().read()
 
     def record_judgements(self, rows: pa.Table) -> None:
