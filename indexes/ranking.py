@@ -64,8 +64,12 @@ def search_view(
     rank_by: RankBy,
     offset: int,
     passing: NDArray[np.bool_] | None = None,
+    nearest: Nearest | None = None,
 ) -> Hits:
-    """Ranks the items of some kinds that are in the mask `passing` [N]; see Store.search."""
+    """Ranks the items of some kinds that are in the mask `passing` [N]; see Store.search.
+
+    nearest: takes more candidates of each query than are ranked; what is ranked stays the same.
+    """
     if k < 1 or offset < 0:
         raise QueryError(f"Ask for k >= 1 results from offset >= 0, not k={k}, offset={offset}.")
     if isinstance(kinds, str) or not kinds or not set(kinds) <= set(KINDS):
@@ -80,8 +84,11 @@ def search_view(
     )
     ranking = _Ranking(view, queries, frozenset(kinds), rank_by, passing)
     n = min(offset + k, ranking.n_allowed)
+    if nearest is not None and (rank_by != "csd" or n <= offset or not view.is_exact):
+        _Ranking(view, queries, frozenset(kinds), "csd", passing).look_around(nearest)
+        nearest = None
     if n > offset:
-        best = ranking.by_membership(n) if rank_by == "membership" else ranking.by_index(n)
+        best = ranking.by_membership(n) if rank_by == "membership" else ranking.by_index(n, nearest)
         for query, positions, csd in best:
             shown = positions[offset:n]
             hits.row_id[query, : len(shown)] = view.rows.row_ids(shown)
@@ -130,10 +137,13 @@ class _Ranking:
         products: Doubles = (mean * self._means[query]).sum(-1)
         return -products
 
-    def by_index(self, n: int) -> Iterator[tuple[int, Ints, Doubles | None]]:
+    def by_index(
+        self, n: int, nearest: Nearest | None = None
+    ) -> Iterator[tuple[int, Ints, Doubles | None]]:
         """Each query, its n best positions, and their CSD if that was measured.
 
-        Fetched, measured, fetched again until proved.
+        Fetched, measured, fetched again until proved. nearest: is given the first that is fetched,
+        of which there is more then than is measured.
         """
         parts = self._view.parts
         augmented = augmented_queries(self._queries.mean, with_uncertainty=self._with_uncertainty)
@@ -154,13 +164,23 @@ class _Ranking:
         # The fewer rows of a list a filter lets through, the more lists hold the nearest of them.
         widen = (len(self._view.rows) / max(1, self.n_allowed)) ** FILTERED_WIDENING
         while pending:
+            n_found = n_fetched if nearest is None else max(n_fetched, nearest.n)
             if scanned is not None:
-                candidates = [_Candidates.scan(self._view, scanned, augmented[pending], n_fetched)]
+                candidates = [_Candidates.scan(self._view, scanned, augmented[pending], n_found)]
             else:
                 candidates = [
-                    _Candidates.fetch(part, augmented[pending], n_fetched, mask, size, widen)
+                    _Candidates.fetch(part, augmented[pending], n_found, mask, size, widen)
                     for part, mask, size in zip(parts, masks, sizes, strict=True)
                 ]
+            if nearest is not None:
+                for query, own in enumerate(self._own()):
+                    positions = np.concatenate([found.positions[query] for found in candidates])
+                    scores = np.concatenate([found.scores[query] for found in candidates])
+                    best = np.argsort(-scores, kind="stable")[: nearest.n]
+                    nearest.positions.append(positions[best])
+                    nearest.csd.append(own + 1.0 - 2.0 * scores[best])
+                candidates = [found.cut(n_fetched) for found in candidates]
+                nearest = None
             unproved = []
             for at, query in enumerate(pending):
                 positions = candidates[0].positions[at]
@@ -176,6 +196,28 @@ class _Ranking:
             pending = unproved
             n_fetched *= 4
             widen *= 4
+
+    def look_around(self, nearest: Nearest) -> None:
+        """Fills `nearest` by a search of its own, so that no other search is changed by it."""
+        if self.n_allowed == 0:
+            return
+        if self._view.is_exact:
+            for _ in self.by_index(1, nearest):
+                pass
+            return
+        found = {
+            query: rest
+            for query, *rest in self.by_index(min(nearest.n_approximate, self.n_allowed))
+        }
+        for query in range(len(self._queries)):
+            positions, csd = found[query]
+            nearest.positions.append(positions)
+            nearest.csd.append(csd)
+
+    def _own(self) -> Doubles:
+        """‖μ_q‖² + u_q, [Q]: what a query adds to every distance."""
+        lengths: Doubles = np.einsum("qd,qd->q", self._means, self._means)
+        return lengths + self._uncertainty
 
     def _proved(
         self, query: int, worst_key: float, candidates: Sequence[_Candidates], at: int
@@ -229,14 +271,45 @@ class _Ranking:
         return positions[order], keys[order]
 
 
+class Nearest:
+    """Takes the n nearest items of each query, of which the search had to look at more anyway.
+
+    positions [Q] of arrays, csd [Q] of arrays, ascending, good to float32's rounding. An
+    approximate index is asked for `n_approximate` of them: it would miss too many of the others.
+    """
+
+    def __init__(self, n: int, n_approximate: int) -> None:
+        self.n = n
+        self.n_approximate = n_approximate
+        self.positions: list[Ints] = []
+        self.csd: list[Doubles] = []
+
+
 @dataclass(frozen=True)
 class _Candidates:
-    """What one part of the index found for some queries."""
+    """What one part of the index found for some queries, best first."""
 
     positions: list[Ints]  # per query
+    scores: list[NDArray[np.float32]]  # per query
     lowest: NDArray[np.float32]  # [Q], the lowest score among them
     complete: NDArray[np.bool_]  # [Q], whether they are all there are
     rounding: float | None  # None: of an approximate index
+
+    def cut(self, n: int) -> _Candidates:
+        """As if no more than n had been asked for."""
+        if all(len(found) <= n for found in self.positions):
+            return self
+        positions = [found[:n] for found in self.positions]
+        scores = [found[:n] for found in self.scores]
+        whole = [len(cut) == len(all_) for cut, all_ in zip(scores, self.scores, strict=True)]
+        lowest = np.array([cut[-1] if len(cut) else 0.0 for cut in scores], np.float32)
+        return _Candidates(
+            positions,
+            scores,
+            np.where(whole, self.lowest, lowest),
+            self.complete & np.array(whole),
+            self.rounding,
+        )
 
     @classmethod
     def fetch(
@@ -252,8 +325,10 @@ class _Candidates:
         scores, rows = part.index.search(queries, k, mask, widen=widen)  # [Q, k]
         lowest = scores[:, -1] if k else np.empty(len(queries), np.float32)
         complete = (rows >= 0).sum(1) >= size
-        positions = [found[found >= 0] + part.start for found in rows]
-        return cls(positions, lowest, complete, part.index.rounding)
+        there = [found >= 0 for found in rows]
+        positions = [found[kept] + part.start for found, kept in zip(rows, there, strict=True)]
+        by_query = [found[kept] for found, kept in zip(scores, there, strict=True)]
+        return cls(positions, by_query, lowest, complete, part.index.rounding)
 
     @classmethod
     def scan(cls, view: View, positions: Ints, queries: NDArray[np.float32], k: int) -> _Candidates:
@@ -261,4 +336,5 @@ class _Candidates:
         k = min(k, len(positions))
         scores, found = best_of_rows(view.rows, positions, queries, k)
         complete = np.full(len(queries), k == len(positions))
-        return cls(list(found), scores[:, -1], complete, rounding_of_scan(queries.shape[1]))
+        rounding = rounding_of_scan(queries.shape[1])
+        return cls(list(found), list(scores), scores[:, -1], complete, rounding)

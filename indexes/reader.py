@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from prolip_search.errors import QueryError
 from prolip_search.gaussians import Gaussians
 from prolip_search.indexes.blocks import DerivedDamage
+from prolip_search.indexes.evidence import Evidence, gather, sample_of, wanted
 from prolip_search.indexes.filters import Filter, passing
 from prolip_search.indexes.manifest import EncoderRecord, Manifest, read_manifest
 from prolip_search.indexes.ranking import Hits, RankBy, search_view
@@ -135,6 +136,44 @@ class IndexReader:
                 passing=None if where is None else passing(view, where, self._row_ids_where),
             )
         )
+
+    def search_with_evidence(
+        self,
+        queries: Gaussians,
+        k: int,
+        *,
+        kinds: Sequence[str] = ("image",),
+        rank_by: RankBy = "csd",
+        offset: int = 0,
+        where: Filter | None = None,
+        itself: Sequence[int] | None = None,
+    ) -> tuple[Hits, Evidence | None]:
+        """`search`, with the same result, and what confidences are made of; None of no items.
+
+        itself [Q]: the queries are the items of these row ids, which the evidence leaves out.
+        """
+
+        def search(view: View) -> tuple[Hits, Evidence | None]:
+            mask = None if where is None else passing(view, where, self._row_ids_where)
+            nearest = wanted()
+            hits = search_view(
+                view,
+                queries,
+                k,
+                dim=self.encoder.dim,
+                kinds=kinds,
+                rank_by=rank_by,
+                offset=offset,
+                passing=mask,
+                nearest=nearest,
+            )
+            if not nearest.positions:
+                return hits, None
+            sample = sample_of(view, frozenset(kinds), mask, where)
+            own = None if itself is None else self._positions(view, itself).tolist()
+            return hits, gather(view, queries, nearest, sample, own)
+
+        return self._reading(search)
 
     def count_where(self, where: Filter) -> int:
         """How many items a filter lets through, of whatever kind. Raises QueryError."""

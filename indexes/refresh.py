@@ -8,16 +8,17 @@ are streamed throughout.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from prolip_search.errors import IndexDamaged
-from prolip_search.indexes.blocks import Ints
+from prolip_search.indexes.blocks import DerivedDamage, Ints
 from prolip_search.indexes.durable import writes
 from prolip_search.indexes.manifest import IndexSettings, Manifest
 from prolip_search.indexes.snapshot import (
     Snapshot,
+    add_reference,
     read_snapshot,
     wanted_kind,
     write_part,
@@ -46,16 +47,18 @@ def refresh(
     if stamp is None:
         raise IndexDamaged(f"{items.path} has no version {items.version}.", path=items.path)
     snapshot = _usable(folder, manifest, items) if trusted and not fold else None
-    if snapshot is not None and snapshot.stamp == stamp:
+    lacks_sample = snapshot is not None and any(p.reference is None for p in snapshot.parts)
+    if snapshot is not None and snapshot.stamp == stamp and not lacks_sample:
         return False
     with writes("the search index", folder):
         dead = None if snapshot is None else _dead_rows(snapshot, items)
-        if snapshot is None or dead is None:
+        base_facts = None if snapshot is None else _with_sample(folder, snapshot, dim)
+        if snapshot is None or dead is None or base_facts is None:
             parts = [write_part(folder, stamp.version, items.stream(), dim, manifest.index)]
             dead = np.empty(0, np.int64)
         else:
             base = snapshot.parts[0]
-            parts = [dict(base.facts)]
+            parts = [base_facts]
             if len(base.rows) - len(dead) < len(items):
                 written_since = items.stream(newer_than=base.covers)
                 parts.append(write_part(folder, stamp.version, written_since, dim, TAIL_SETTINGS))
@@ -77,6 +80,17 @@ def _usable(folder: Path, manifest: Manifest, items: ItemsTable) -> Snapshot | N
     kind = wanted_kind(manifest.index, len(base.rows))
     asked = {"kind": kind} if kind == "flat" else {"kind": kind, "recall": manifest.index.recall}
     return snapshot if base.facts["index"].get("asked") == asked else None
+
+
+def _with_sample(folder: Path, snapshot: Snapshot, dim: int) -> dict[str, Any] | None:
+    """What csd.json says of the base, a reference sample among it; None: write it anew."""
+    base = snapshot.parts[0]
+    if snapshot.is_legacy or base.reference is not None:
+        return dict(base.facts)
+    try:
+        return add_reference(folder, base, dim)
+    except DerivedDamage:
+        return None
 
 
 def _dead_rows(snapshot: Snapshot, items: ItemsTable) -> Ints | None:

@@ -33,6 +33,7 @@ from prolip_search.indexes.ivf_index import AugmentedRows, IvfIndex, write_ivf
 from prolip_search.indexes.manifest import IndexSettings
 from prolip_search.indexes.mapped_rows import MappedRows, write_rows
 from prolip_search.indexes.recall import tune
+from prolip_search.indexes.reference import KeyCollector, ReferenceFile, keys_of, write_reference
 from prolip_search.indexes.rows import MemoryRows, RowSource, rows_schema
 from prolip_search.indexes.schema import in_schema, vectors_of
 from prolip_search.indexes.stamp import TableStamp
@@ -41,7 +42,9 @@ POINTER_NAME = "csd.json"
 POINTER_VERSION = 2
 LARGEST_POINTER_BYTES = 1 << 22
 FLAT_UP_TO = 50_000  # rows that "auto" compares one by one
-_DERIVED_FILE = re.compile(r"csd-[0-9]{1,20}(-[0-9]{1,6})?\.(faiss|ivf|arrow|vectors|dead)")
+_DERIVED_FILE = re.compile(
+    r"csd-[0-9]{1,20}(-[0-9]{1,6})?\.(faiss|ivf|arrow|vectors|reference|dead)"
+)
 
 
 # What becomes of facts that no writer gives.
@@ -50,12 +53,16 @@ IMPOSSIBLE = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
 
 @dataclass(frozen=True)
 class Part:
-    """Some rows, ready to search. covers: the version of the table in which they were read."""
+    """Some rows, ready to search. covers: the version of the table in which they were read.
+
+    reference: None where it was written by a version that knew of none.
+    """
 
     covers: int
     rows: RowSource
     index: CsdIndex
     facts: Mapping[str, Any]
+    reference: ReferenceFile | None = None
 
 
 @dataclass(frozen=True)
@@ -92,8 +99,12 @@ def write_part(
     Memory does not grow with the rows but for some 30 bytes each. Raises OSError.
     """
     stem = _free_stem(folder, covers)
-    facts = write_rows(stem.with_suffix(".vectors"), stem.with_suffix(".arrow"), batches, dim)
+    passing = KeyCollector()
+    facts = write_rows(
+        stem.with_suffix(".vectors"), stem.with_suffix(".arrow"), passing.watch(batches), dim
+    )
     rows = MappedRows(folder, facts, dim)
+    facts["reference"] = write_reference(stem.with_suffix(".reference"), rows, passing.keys, dim)
     kind = wanted_kind(settings, len(rows))
     index = None
     if kind == "ivf":
@@ -111,6 +122,14 @@ def write_part(
         index = {"kind": "flat", **_described(path)}
     asked = {"kind": kind} if kind == "flat" else {"kind": kind, "recall": settings.recall}
     return facts | {"covers": covers, "index": index | {"asked": asked}}
+
+
+def add_reference(folder: Path, part: Part, dim: int) -> dict[str, Any]:
+    """Writes the reference sample of a part that has none; what csd.json says of the part then."""
+    columns = {name: part.rows.column(name) for name in ("id", "content_hash")}
+    path = _free_stem(folder, part.covers).with_suffix(".reference")
+    described = write_reference(path, part.rows, keys_of(pa.table(columns)), dim)
+    return {**part.facts, "reference": described}
 
 
 def write_pointer(
@@ -226,11 +245,16 @@ def _open_part(folder: Path, facts: Mapping[str, Any], dim: int) -> Part:
     for described in (facts["vectors"], facts["rows"], facts["index"]):
         _check_name(folder, described)
     rows = MappedRows(folder, facts, dim)
+    reference = None
+    if "reference" in facts:
+        _check_name(folder, facts["reference"])
+        reference = ReferenceFile(folder, facts["reference"], len(rows), dim)
     return Part(
         covers=int(facts["covers"]),
         rows=rows,
         index=_open_index(folder, facts["index"], len(rows), dim),
         facts=facts,
+        reference=reference,
     )
 
 

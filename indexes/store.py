@@ -211,7 +211,9 @@ class Store(IndexReader):
             n_deleted = self._items().delete(ids)
             self._loaded = None
             if self._published:
-                self._judgements().forget_items(ids)
+                # Damaged, it is the concern of whoever reads it next, and no reason to stop here.
+                with contextlib.suppress(IndexDamaged):
+                    self._judgements().forget_items(ids)
         return n_deleted
 
     def read_items(self, ids: Sequence[str], columns: Sequence[str]) -> pa.Table:
@@ -416,7 +418,8 @@ class Store(IndexReader):
                 return  # of a rebuild that was cut short when it made its table: it makes it anew
             items.remove_orphans()
         if self._is_made():
-            self._judgements().tidy()
+            with contextlib.suppress(IndexDamaged):
+                self._judgements().tidy()
 
     def _drop_replaced(self) -> None:
         """Drops the tables that a publish replaced; one that was killed could not do it itself."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -17,6 +17,7 @@ from prolip_search.indexes.blocks import Ints
 from prolip_search.indexes.csd_index import CsdIndex
 from prolip_search.indexes.filters import Filter
 from prolip_search.indexes.manifest import Manifest
+from prolip_search.indexes.reference import ReferenceFile
 from prolip_search.indexes.rows import MemoryRows, Rows, RowSource, rows_schema
 from prolip_search.indexes.schema import KINDS
 from prolip_search.indexes.snapshot import Snapshot, build_index, read_snapshot
@@ -68,11 +69,14 @@ class View:
         alive: NDArray[np.bool_] | None,
         parts: Sequence[IndexPart],
         recall: float | None = None,
+        references: Mapping[int, ReferenceFile] | None = None,
     ) -> None:
         self.stamp = stamp
         self.derived = derived
         self.rows = rows
         self.parts = parts
+        self.references = references or {}  # by the position of the first row that each is of
+        self.samples: dict[object, object] = {}  # of evidence.sample_of
         self._alive = alive
         self._recall = recall
         self._allowed: dict[frozenset[str], NDArray[np.bool_] | None] = {}
@@ -88,6 +92,11 @@ class View:
             n_tail=len(self.rows) - (self.parts[0].stop if self.parts else 0),
             n_dead=0 if self._alive is None else int((~self._alive).sum()),
         )
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether every row is compared with every query."""
+        return all(part.index.rounding is not None for part in self.parts)
 
     def allowed(self, kinds: frozenset[str]) -> NDArray[np.bool_] | None:
         """[N]: which positions are alive and of these kinds; None when all of them are."""
@@ -114,7 +123,8 @@ class View:
 
     def check_derived(self) -> None:
         """Makes sure of every byte of the derived files. Raises DerivedDamage."""
-        for part in [*self.rows.sources, *(part.index for part in self.parts)]:
+        indexes = [part.index for part in self.parts]
+        for part in [*self.rows.sources, *indexes, *self.references.values()]:
             check_all = getattr(part, "check_all", None)
             if check_all is not None:  # what is in memory, or was checked whole, has none
                 check_all()
@@ -258,6 +268,10 @@ def _view(
         for start, index in zip(starts, indexes, strict=False)
         if index.n_rows
     ]
+    references = {}
+    if snapshot is not None:
+        files = zip(starts, (part.reference for part in snapshot.parts), strict=False)
+        references = {int(start): file for start, file in files if file is not None}
     recall = None
     if snapshot is not None and not snapshot.is_legacy:
         measured = snapshot.parts[0].facts["index"].get("recall")
@@ -269,4 +283,5 @@ def _view(
         alive=alive,
         parts=parts,
         recall=recall,
+        references=references,
     )

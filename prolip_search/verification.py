@@ -19,7 +19,7 @@ from prolip_search.files import content_hash, read_file, stat_file
 from prolip_search.indexes.blocks import DerivedDamage
 from prolip_search.indexes.store import Store
 
-Part = Literal["manifest", "items", "derived", "skipped", "encoder", "file"]
+Part = Literal["manifest", "items", "derived", "skipped", "judgements", "encoder", "file"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +88,7 @@ def verify_index(
     n_items, findings = _check_items(store)
     is_whole = all(finding.part != "items" for finding in findings)
     findings += _check_skipped(store)
+    findings += _check_judgements(store)
     findings += _check_encoder(store, encoder)
     n_files, leftovers, notes = 0, [], []
     if is_whole:
@@ -189,6 +190,15 @@ def _check_skipped(store: Store) -> list[Finding]:
         store.skipped()
     except IndexDamaged as error:
         return [_damage("skipped", error, repairable=True)]
+    return []
+
+
+def _check_judgements(store: Store) -> list[Finding]:
+    """What people said cannot be made again, so nothing is mended here."""
+    try:
+        store.judgements()
+    except IndexDamaged as error:
+        return [_damage("judgements", error)]
     return []
 
 

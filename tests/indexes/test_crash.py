@@ -56,7 +56,7 @@ MOVED = DELETED | {"item-2": "moved.jpg"}
 JUDGED = {name: path for name, path in OLD.items() if name != "item-0"}
 REBUILT = {f"other-{n}": f"other-{n}.jpg" for n in range(3)}
 
-DERIVED_FILES = ("vectors", "rows", "index")
+DERIVED_FILES = ("vectors", "rows", "index", "reference")
 
 # The states that a job goes through, one after each commit.
 STATES: dict[str, list[dict[str, str]]] = {
@@ -181,6 +181,6 @@ def test_what_a_killed_append_leaves_behind_is_removed_by_the_next_writer(
     assert {path.name for path in data.iterdir()} == {
         Path(file.path).name for fragment in fragments for file in fragment.data_files()
     }
-    assert len(list(store.folder.glob("csd*"))) == 4
+    assert len(list(store.folder.glob("csd*"))) == 5
     assert not list(store.folder.glob(f"*{TEMPORARY_SUFFIX}"))
     assert (store.folder / "writer.lock").read_text() == ""

@@ -11,6 +11,8 @@ import pytest
 from prolip_search.errors import IndexDamaged, QueryError
 from prolip_search.indexes.judgements import JUDGEMENTS_NAME, JUDGEMENTS_SCHEMA
 from prolip_search.indexes.store import Store
+from prolip_search.testing import FakeEncoder
+from prolip_search.verification import verify_index
 from tests.indexes.building import filled_store, judged, record
 
 
@@ -122,5 +124,17 @@ def test_damage_is_one_error_that_says_what_is_lost(tmp_path: Path) -> None:
     store = filled_store(tmp_path)
     store.record_judgements(judged(["item-1"]))
     shutil.rmtree(store.folder / JUDGEMENTS_NAME / "data")
+    opened = Store.open(store.folder)
     with pytest.raises(IndexDamaged, match="forgets what was judged"):
-        Store.open(store.folder).judgements()
+        opened.judgements()
+    report = verify_index(store.folder, lambda store: FakeEncoder(), repair=True)
+    assert "judgements" in {finding.part for finding in report.findings}
+
+
+def test_damaged_judgements_do_not_keep_the_index_from_being_written(tmp_path: Path) -> None:
+    store = filled_store(tmp_path)
+    store.record_judgements(judged(["item-1"]))
+    for path in (store.folder / JUDGEMENTS_NAME / "_versions").iterdir():
+        path.write_bytes(b"what a failing disk gives")
+    (store.folder / "writer.lock").write_text("{}")  # a writer died
+    assert Store.open(store.folder).delete(["item-1"]) == 1

@@ -15,7 +15,7 @@ import pytest
 from prolip_search.errors import IndexNotWritable
 from prolip_search.indexes.store import INDEX_FOLDER, Store
 from tests.conftest import make_gaussians
-from tests.indexes.building import filled_store, hit_ids, items, new_store
+from tests.indexes.building import filled_store, hit_ids, items, judged, new_store
 from tests.ordinary_user import ordinary_user
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -76,6 +76,8 @@ def test_every_write_to_a_read_only_index_is_one_clear_error(read_only: Store) -
         lambda: read_only.move(pa.table({"id": ["item-1"], "path": ["x"], "mtime_ns": [1]})),
         lambda: read_only.refresh_index(),
         lambda: read_only.record_skipped(skipped),
+        lambda: read_only.record_judgements(judged(["item-1"])),
+        lambda: read_only.set_calibration({"w": [1.0]}),
     ):
         with pytest.raises(IndexNotWritable, match=r"Searching it still works.*writable"):
             write()
@@ -118,6 +120,6 @@ def test_a_disk_that_fills_at_any_point_leaves_the_old_state_and_one_clear_error
         store.refresh_index()
         after = hit_ids(Store.open(folder), queries, 404)
         assert [[name for name in row if name != "afterwards"] for row in after] == before
-        assert len(list(folder.glob("csd*"))) == 4
+        assert len(list(folder.glob("csd*"))) == 5
         assert np.isfinite(store.search(queries, 404).csd).sum() == 2 * store.count()
     assert answers == {False, True}
