@@ -25,6 +25,8 @@ COMMANDS = {
     "index": "Index photos, or bring an index up to date.",
     "query": "Find the photos that a text or a picture describes.",
     "similar": "Find the photos most like one photo.",
+    "calibrate": "Make confidences keep their word: say of a few results whether they fit.",
+    "judge": "Say of results whether they fit, such as `judge LAST 3 no`.",
     "status": "Say what the index holds.",
     "verify": "Check the index, and every file that it remembers.",
     "optimize": "Make the index small and fast again after many changes.",

@@ -9,7 +9,8 @@ from collections.abc import Iterable
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from prolip_search.cli.drawing import footer, result_line, result_lines
+from prolip_search.cli.confidences import is_probably_nothing, none_words
+from prolip_search.cli.drawing import cutoff_line, footer, result_line, result_lines
 from prolip_search.cli.terminal import Terminal, note, shown_path, visible
 from prolip_search.cli.thumbnails import Protocol, inline_image
 from prolip_search.errors import QueryError
@@ -44,7 +45,7 @@ class Form(Enum):
 
 
 def print_answers(answers: Iterable[SearchResults], form: Form, *, many: bool = False) -> bool:
-    """Prints every answer as it comes; whether any of them held a result.
+    """Prints every answer as it comes; whether any of them held what probably matches.
 
     many: the number of queries is not known to be one, so a JSON document is a list, and a table
     says which query it answers.
@@ -52,7 +53,7 @@ def print_answers(answers: Iterable[SearchResults], form: Form, *, many: bool = 
     found = False
     documents = []
     for number, answer in enumerate(answers):
-        found = found or len(answer) > 0
+        found = found or (len(answer) > 0 and not is_probably_nothing(answer))
         if answer.query.truncated:
             note("The query is longer than the encoder reads: its end was left out.")
         if form is Form.JSON:
@@ -79,6 +80,10 @@ def _print_table(answer: SearchResults, *, with_thumbnails: bool) -> None:
     if not answer:
         note("Nothing matches." if answer.offset == 0 else "There are no more results.")
         return
+    above = none_words(answer)
+    if above is not None:
+        sys.stdout.flush()
+        note(above)
     if protocol is None:
         for line in result_lines(answer, terminal):
             print(line)
@@ -86,7 +91,9 @@ def _print_table(answer: SearchResults, *, with_thumbnails: bool) -> None:
         for result in answer:
             if result.file is not None:
                 print(inline_image(result.file, protocol))
-            print(result_line(result, terminal))
+            print(result_line(result, terminal, calibration=answer.calibration))
+            if result.rank == answer.cutoff:
+                print(cutoff_line(answer, terminal))
     sys.stdout.flush()
     print(footer(answer, Terminal.of(sys.stderr)), file=sys.stderr)
 

@@ -83,7 +83,8 @@ def demo(
         for answer in answers:
             print(f'\nprolip-search query "{answer.query.text}"')
             for result in answer:
-                print(result_line(result, terminal, name=_name(result.file, folder)))
+                name = _name(result.file, folder)
+                print(result_line(result, terminal, name=name, calibration=answer.calibration))
         sys.stdout.flush()
         if answers and len(answers[-1]):
             note("")

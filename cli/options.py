@@ -20,6 +20,7 @@ from prolip_search.errors import IndexNotFound, QueryError
 if TYPE_CHECKING:
     from prolip_search.engine import SearchEngine
     from prolip_search.indexes.filters import Filter
+    from prolip_search.results import SearchResults
 
 INDEX_FOLDER = ".prolip-search"
 
@@ -49,6 +50,24 @@ Null = Annotated[
 ]
 Thumbnails = Annotated[
     bool, typer.Option("--thumbnails", help="Show the photos, where the terminal can.")
+]
+
+Coverage = Annotated[
+    float,
+    typer.Option(
+        metavar="SHARE",
+        help="In which share of searches the image that you describe is to be above the line.",
+    ),
+]
+MinConfidence = Annotated[
+    float | None,
+    typer.Option(metavar="P", help="Leave out results that match with a lower probability."),
+]
+NoHistory = Annotated[
+    bool,
+    typer.Option(
+        "--no-history", envvar="PROLIP_SEARCH_NO_HISTORY", help="Do not remember what was asked."
+    ),
 ]
 
 Where = Annotated[
@@ -89,10 +108,13 @@ class SearchOptions:
     folder: In = None
     near: Near = None
     rank_by: RankBy = "csd"
+    coverage: Coverage = 0.9
+    min_confidence: MinConfidence = None
     json: Json = False
     jsonl: JsonLines = False
     null: Null = False
     thumbnails: Thumbnails = False
+    no_history: NoHistory = False
     index: IndexFolder = None
     runtime: Runtime = "auto"
 
@@ -103,7 +125,19 @@ class SearchOptions:
 
     def of_search(self) -> dict[str, Any]:
         """The arguments of `SearchEngine.search` that they stand for. Raises QueryError."""
-        return {"k": self.top, "rank_by": self.rank_by, "where": self._filter()}
+        return {
+            "k": self.top,
+            "rank_by": self.rank_by,
+            "where": self._filter(),
+            "coverage": self.coverage,
+            "min_confidence": self.min_confidence,
+        }
+
+    def remember(self, engine: SearchEngine, answer: SearchResults) -> SearchResults:
+        """The answer, kept in the history of the index unless that is not wanted."""
+        if not self.no_history:
+            engine.remember(answer)
+        return answer
 
     def engine(self) -> SearchEngine:
         """The index that they name, opened. Raises IndexNotFound."""

@@ -41,7 +41,7 @@ def query(
 ) -> None:
     """Find the photos that a text or a picture describes.
 
-    Exit status: 0 something was found, 1 nothing, 2 an error.
+    Exit status: 0 something was found, 1 nothing, or nothing that probably matches, 2 an error.
     """
     spent = Breakdown() if timings else None
     one = _asked(text or [], image)
@@ -52,7 +52,10 @@ def query(
         spent.follow(engine.timings)
         engine.warm_up(one)
     asked = _lines() if many else iter([one])
-    found = print_answers((engine.search(q, offset=offset, **how) for q in asked), form, many=many)
+    answers = (
+        options.remember(engine, engine.search(each, offset=offset, **how)) for each in asked
+    )
+    found = print_answers(answers, form, many=many)
     if spent is not None:
         for line in spent.lines():
             note(line)

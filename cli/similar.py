@@ -19,8 +19,10 @@ def similar(
 ) -> None:
     """Find the photos most like one photo.
 
-    Exit status: 0 something was found, 1 nothing, 2 an error.
+    Exit status: 0 something was found, 1 nothing, or nothing that probably matches, 2 an error.
     """
     form, how = options.form, options.of_search()
-    if not print_answers([options.engine().similar(photo, **how)], form):
+    engine = options.engine()
+    answer = options.remember(engine, engine.similar(photo, **how))
+    if not print_answers([answer], form):
         raise typer.Exit(1)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from prolip_search.cli import options
+from prolip_search.cli.reporting import kind_lines
 from prolip_search.cli.terminal import shown_path, visible
 
 if TYPE_CHECKING:
@@ -37,7 +38,11 @@ def status(
         f"{state.encoder.dim} dimensions)",
         "search": _search_line(state),
         "size": f"{state.size_bytes / 2**20:.1f} MiB",
-        "confidence": "not calibrated: scores are the encoder's own",
+        "confidence": "; ".join(kind_lines(state.calibration)),
+        "history": f"{state.n_remembered:,} queries; delete {state.folder.name}/history.jsonl to "
+        "forget them"
+        if state.n_remembered
+        else "",
     }
     for name, value in facts.items():
         if value:

@@ -60,6 +60,21 @@ class Evidence:
     beyond: Mask
     n_items: int
 
+    @classmethod
+    def concatenate(cls, parts: Sequence[Evidence]) -> Evidence:
+        """The queries of several, one after the other, about the same collection."""
+        n = min(part.nearest.shape[1] for part in parts)
+        repeats = [part.repeats for part in parts if part.repeats is not None]
+        return cls(
+            nearest=np.concatenate([part.nearest[:, :n] for part in parts]),
+            positions=np.concatenate([part.positions[:, :n] for part in parts]),
+            repeats=np.concatenate([some[:, :n] for some in repeats]) if repeats else None,
+            reference=np.concatenate([part.reference for part in parts]),
+            sampled=np.concatenate([part.sampled for part in parts]),
+            beyond=np.concatenate([part.beyond for part in parts]),
+            n_items=parts[0].n_items,
+        )
+
 
 def wanted() -> Nearest:
     """What a search has to bring along."""
@@ -83,11 +98,12 @@ def gather(
     queries: Gaussians,
     nearest: Nearest,
     sample: Sample,
-    itself: Sequence[int] | None = None,
+    itself: Ints | None = None,
 ) -> Evidence | None:
     """Puts together what a search brought along and the sample; None where nothing is left.
 
-    itself [Q]: the queries are items, at these positions, and are no answers to themselves.
+    itself [Q]: the queries are items, at these positions, and are no answers to themselves; −1 for
+    one that is no item, of which the last of the sample is left out instead.
     """
     own = np.einsum("qd,qd->q", queries.mean, queries.mean, dtype=np.float64)
     own += queries.uncertainty  # [Q]
@@ -103,7 +119,8 @@ def gather(
     if itself is not None:
         n_items -= 1
         reference, sampled = _without_itself(reference, sample, keys, itself)
-        for at, one in enumerate(itself):
+        for at in np.flatnonzero(itself >= 0):
+            one = itself[at]
             other = found[at] != one if keys is None else keys[found[at]] != keys[one]
             found[at], distances[at] = found[at][other], distances[at][other]
     n_kept = N_NEAREST if view.is_exact else N_NEAREST_APPROXIMATE
@@ -171,14 +188,13 @@ def _sample(view: View, kinds: frozenset[str], passing: Mask | None) -> Sample:
 
 
 def _without_itself(
-    reference: Doubles, sample: Sample, keys: Keys | None, itself: Sequence[int]
+    reference: Doubles, sample: Sample, keys: Keys | None, itself: Ints
 ) -> tuple[Doubles, Ints]:
     """[Q, R − 1] each: what is left of the sample without the query, or without its last member."""
     n_queries, n_sample = reference.shape
-    if keys is None:
-        same = sample.positions == np.array(itself)[:, None]
-    else:
-        same = sample.keys == keys[np.array(itself)][:, None]
+    same = sample.positions == itself[:, None]
+    if keys is not None:
+        same |= (sample.keys == keys[itself][:, None]) & (itself >= 0)[:, None]
     same[~same.any(axis=1), n_sample - 1] = True
     kept = np.broadcast_to(sample.positions, reference.shape)[~same]
     shape = (n_queries, n_sample - 1)

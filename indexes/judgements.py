@@ -129,6 +129,7 @@ class Judgements:
             dataset.cleanup_old_versions(older_than=FOR_EVER, delete_unverified=True)
 
     def _open(self) -> Any:
+        """None without a table; Lance is not looked for then."""
         # A writer that was killed at its first commit leaves a folder without a version.
         if latest_stamp(self._path) is None:
             return None

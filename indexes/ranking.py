@@ -205,14 +205,13 @@ class _Ranking:
             for _ in self.by_index(1, nearest):
                 pass
             return
-        found = {
-            query: rest
-            for query, *rest in self.by_index(min(nearest.n_approximate, self.n_allowed))
-        }
+        found: dict[int, tuple[Ints, Doubles | None]] = {}
+        for query, positions, csd in self.by_index(min(nearest.n_approximate, self.n_allowed)):
+            found[query] = positions, csd
         for query in range(len(self._queries)):
             positions, csd = found[query]
             nearest.positions.append(positions)
-            nearest.csd.append(csd)
+            nearest.csd.append(self.csd(query, positions) if csd is None else csd)
 
     def _own(self) -> Doubles:
         """‖μ_q‖² + u_q, [Q]: what a query adds to every distance."""

@@ -150,7 +150,8 @@ class IndexReader:
     ) -> tuple[Hits, Evidence | None]:
         """`search`, with the same result, and what confidences are made of; None of no items.
 
-        itself [Q]: the queries are the items of these row ids, which the evidence leaves out.
+        itself [Q]: the queries are the items of these row ids, which the evidence leaves out; −1
+        for a query that is none.
         """
 
         def search(view: View) -> tuple[Hits, Evidence | None]:
@@ -170,7 +171,10 @@ class IndexReader:
             if not nearest.positions:
                 return hits, None
             sample = sample_of(view, frozenset(kinds), mask, where)
-            own = None if itself is None else self._positions(view, itself).tolist()
+            own = None
+            if itself is not None:
+                own = np.array(itself, np.int64)
+                own[own >= 0] = self._positions(view, own[own >= 0])
             return hits, gather(view, queries, nearest, sample, own)
 
         return self._reading(search)
@@ -199,6 +203,10 @@ class IndexReader:
             return Gaussians(view.rows.vectors("mean", at), view.rows.vectors("log_variance", at))
 
         return self._reading(read)
+
+    def positions_of(self, row_ids: ArrayLike) -> NDArray[np.int64]:
+        """Where items lie in the version that is read: what `Evidence` calls them by."""
+        return self._reading(lambda view: self._positions(view, row_ids))
 
     def row_of(self, id: str) -> int | None:
         """The row id of an item, or None."""

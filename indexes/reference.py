@@ -8,7 +8,6 @@ sample, so that a query reads 6 MB in one piece instead of 2,048 rows from all o
 
 from __future__ import annotations
 
-import hashlib
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -18,22 +17,19 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from prolip_search.confidence.background import REFERENCE_SIZE, reference_rank
 from prolip_search.indexes.blocks import DerivedDamage, Floats, Ints, MappedFile
 from prolip_search.indexes.durable import TEMPORARY_SUFFIX
 from prolip_search.indexes.rows import RowSource
 from prolip_search.indexes.schema import KINDS
 
-SAMPLE_SIZE = 2048
+SAMPLE_SIZE = REFERENCE_SIZE
 Keys = NDArray[np.uint64]
 
 
 def content_keys(ids: Iterable[str], content_hashes: Iterable[str | None]) -> Keys:
-    """[N] for N items: 64 bits of BLAKE2b of the content hash, or of the id where there is none."""
-    digests = (
-        hashlib.blake2b((content or id).encode(), digest_size=8).digest()
-        for id, content in zip(ids, content_hashes, strict=True)
-    )
-    return np.frombuffer(b"".join(digests), "<u8").astype(np.uint64)
+    """[N] for N items: the key of the content hash, or of the id where there is none."""
+    return reference_rank(content or id for id, content in zip(ids, content_hashes, strict=True))
 
 
 def keys_of(rows: pa.Table | pa.RecordBatch) -> Keys:

@@ -364,6 +364,10 @@ class Store(IndexReader):
         """Everything that was judged, oldest first, as FORMAT.md has it. Raises IndexDamaged."""
         return self._judgements().read()
 
+    def count_judgements(self) -> int:
+        """How many rows the table of judgements has."""
+        return len(self._judgements())
+
     def record_judgements(self, rows: pa.Table) -> None:
         """Adds judgements in one commit. Raises QueryError for rows that are none."""
         with self.writer():

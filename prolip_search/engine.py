@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, Unpack, overload
 
-import numpy as np
 import pyarrow as pa
 from PIL.Image import Image
 from PIL.Image import new as new_image
 
+from prolip_search.answering import SearchOptions, Wanted, answers
 from prolip_search.changes import relative_path
-from prolip_search.distances import inclusion
 from prolip_search.encoders.loading import MINI, Runtime, load_encoder
 from prolip_search.encoders.protocol import Encoder
 from prolip_search.errors import EncoderMismatch, IndexNotFound, QueryError
+from prolip_search.feedback import Feedback
 from prolip_search.gaussians import Gaussians
 from prolip_search.indexes.filters import Filter
 from prolip_search.indexes.manifest import (
@@ -30,13 +28,19 @@ from prolip_search.indexes.manifest import (
     IndexKind,
     IndexSettings,
 )
-from prolip_search.indexes.ranking import Hits, RankBy
+from prolip_search.indexes.ranking import Hits
 from prolip_search.indexes.reader import IndexReader
 from prolip_search.indexes.store import Store
 from prolip_search.indexing import IndexReport, update
-from prolip_search.ingestion import BATCH_SIZE, Progress, item_rows
+from prolip_search.ingestion import (
+    BATCH_SIZE,
+    Progress,
+    content_id,
+    facts_of_given,
+    item_rows,
+)
 from prolip_search.queries import QueryLike, StoredItem, encode_queries
-from prolip_search.results import Kind, Query, SearchResults
+from prolip_search.results import SearchResults
 from prolip_search.status import IndexStatus, index_status
 from prolip_search.streams import in_commits
 from prolip_search.timings import Timings
@@ -44,10 +48,8 @@ from prolip_search.verification import VerifyReport, verify_index
 
 logger = logging.getLogger(__name__)
 
-RESULT_COLUMNS = ["id", "kind", "path", "text", "metadata", "uncertainty"]
 
-
-class SearchEngine:
+class SearchEngine(Feedback):
     """Search over one index folder. Made by `create` or `open`.
 
     The encoder is loaded when something must first be encoded: opening, listing, or searching by
@@ -56,7 +58,7 @@ class SearchEngine:
 
     def __init__(self, store: Store, *, encoder: Encoder | None, runtime: Runtime) -> None:
         """Used by `create` and `open`."""
-        self.store = store
+        super().__init__(store)
         self.timings = Timings()  # of all searches so far: open, load, encode, search, fetch
         self._runtime: Runtime = runtime
         self._encoder = None if encoder is None else _matching(encoder, store)
@@ -134,7 +136,7 @@ class SearchEngine:
         """
         if batch_size < 1:
             raise QueryError(f"A batch holds at least one photo, not {batch_size}.")
-        return update(
+        report = update(
             self.store,
             lambda: self.encoder,
             [paths] if isinstance(paths, str | Path) else paths,
@@ -143,6 +145,8 @@ class SearchEngine:
             batch_size=batch_size,
             progress=progress,
         )
+        self._refit_if_due()
+        return report
 
     def watch(
         self,
@@ -200,6 +204,7 @@ class SearchEngine:
         fresh = cls(store, encoder=encoder, runtime=runtime)
         report = fresh.index(paths, exclude=exclude, batch_size=batch_size, progress=progress)
         store.publish()
+        fresh._refit_if_due()
         return fresh, report
 
     def add(
@@ -220,20 +225,11 @@ class SearchEngine:
         for name, values in (("ids", ids), ("metadata", metadata)):
             if values is not None and len(values) != n:
                 raise QueryError(f"{n} items need {n} {name}, not {len(values)}.")
-        gaussians, described = encode_queries(items, self.store, lambda: self.encoder)
-        ids = [_content_id(item) for item in items] if ids is None else list(ids)
-        rows = [
-            {
-                "id": ids[i],
-                "kind": described[i].kind,
-                "text": item if isinstance(item, str) else None,
-                "width": None if isinstance(item, str) else item.width,
-                "height": None if isinstance(item, str) else item.height,
-                "metadata": json.dumps(metadata[i]) if metadata and metadata[i] else None,
-            }
-            for i, item in enumerate(items)
-        ]
+        gaussians, _ = encode_queries(items, self.store, lambda: self.encoder)
+        ids = [content_id(item) for item in items] if ids is None else list(ids)
+        rows = facts_of_given(items, ids, metadata)
         self.store.append(item_rows(rows, gaussians))
+        self._refit_if_due()
         return ids
 
     def add_gaussians(
@@ -257,6 +253,7 @@ class SearchEngine:
                 n_added += len(rows)
                 progress(n_added, -1)
             self.store.refresh_index()
+        self._refit_if_due()
         return n_added
 
     def configure_index(
@@ -272,102 +269,59 @@ class SearchEngine:
 
     def remove(self, ids: Sequence[str]) -> int:
         """Drops items from the index (no file is touched); how many of the ids there were."""
-        return self.store.delete(ids)
+        n_removed = self.store.delete(ids)
+        self._refit_if_due()
+        return n_removed
 
     # Asking it
 
     def search(
-        self,
-        query: QueryLike,
-        k: int = 10,
-        *,
-        kinds: Sequence[Kind] = ("image",),
-        rank_by: RankBy = "csd",
-        offset: int = 0,
-        where: str | Filter | None = None,
+        self, query: QueryLike, k: int = 10, **options: Unpack[SearchOptions]
     ) -> SearchResults:
-        """The k best items for a query, after the first `offset`.
+        """The k best items for a query.
 
-        query: a text, a Path to a picture, a PIL image, a StoredItem, or Gaussians [1, D]. Ranking
-        by "csd" is exact; see Store.search for the others. where: SQL such as
+        query: a text, a Path to a picture, a PIL image, a StoredItem, or Gaussians [1, D].
+
+        kinds: "image", the default, "text" or both. rank_by: "csd" is exact; see Store.search for
+        "cosine" and "membership". offset: leaves out that many better ones. where: SQL such as
         "taken_at >= '2024-06-01' AND width > 2000", or a Filter; k results come back whenever k
-        items meet it. Raises QueryError, ItemNotFound, UnreadableImage, EncoderMismatch.
+        items meet it. coverage (0.9): with which probability the first `cutoff` results hold the
+        target. min_confidence: leaves out results below it, where there are confidences. Raises
+        QueryError, ItemNotFound, UnreadableImage, EncoderMismatch.
         """
-        return self.search_many(
-            [query], k, kinds=kinds, rank_by=rank_by, offset=offset, where=where
-        )[0]
+        return self.search_many([query], k, **options)[0]
 
     @overload
     def search_many(
-        self,
-        queries: Gaussians,
-        k: int = 10,
-        *,
-        kinds: Sequence[Kind] = ...,
-        rank_by: RankBy = ...,
-        offset: int = ...,
-        where: str | Filter | None = ...,
+        self, queries: Gaussians, k: int = 10, **options: Unpack[SearchOptions]
     ) -> Hits: ...
     @overload
     def search_many(
-        self,
-        queries: Sequence[QueryLike],
-        k: int = 10,
-        *,
-        kinds: Sequence[Kind] = ...,
-        rank_by: RankBy = ...,
-        offset: int = ...,
-        where: str | Filter | None = ...,
+        self, queries: Sequence[QueryLike], k: int = 10, **options: Unpack[SearchOptions]
     ) -> list[SearchResults]: ...
     def search_many(
         self,
         queries: Gaussians | Sequence[QueryLike],
         k: int = 10,
-        *,
-        kinds: Sequence[Kind] = ("image",),
-        rank_by: RankBy = "csd",
-        offset: int = 0,
-        where: str | Filter | None = None,
+        **options: Unpack[SearchOptions],
     ) -> list[SearchResults] | Hits:
         """`search` for many queries, in order, encoded and ranked together, on all cores.
 
         For Gaussians [Q, D] it gives arrays and makes no object for a result: row ids and CSD, both
         [Q, K], with −1 and infinity where fewer exist; `reader().rows` tells what the rows are.
         """
+        options["where"] = self._filter(options.get("where"))
+        wanted = Wanted(k=k, **options)
         if isinstance(queries, Gaussians):
-            return self.store.search(
-                queries,
-                k,
-                kinds=kinds,
-                rank_by=rank_by,
-                offset=offset,
-                where=self._filter(where),
-            )
+            return self.store.search(queries, k, offset=wanted.offset, **wanted.of_store())
         if len(queries) == 0:
             return []
         with self.timings.stage("encode"):
             gaussians, described = encode_queries(queries, self.store, lambda: self.encoder)
-        own = [self.store.row_of(q.id) if isinstance(q, StoredItem) else None for q in queries]
-        # A stored item is not its own answer: fetch one more and leave it out.
-        n_extra = int(any(row is not None for row in own))
-        first = 0 if n_extra else offset
-        with self.timings.stage("search"):
-            hits = self.store.search(
-                gaussians,
-                k + n_extra + offset - first,
-                kinds=kinds,
-                rank_by=rank_by,
-                offset=first,
-                where=self._filter(where),
-            )
-        answers = []
-        for i, query in enumerate(described):
-            wanted = (hits.row_id[i] >= 0) & (hits.row_id[i] != (-1 if own[i] is None else own[i]))
-            chosen = np.flatnonzero(wanted)[offset - first :][:k]
-            row_ids, csd = hits.row_id[i, chosen], hits.csd[i, chosen]
-            with self.timings.stage("fetch"):
-                answers.append(self._answer(query, gaussians[i], row_ids, csd, rank_by, offset))
-        return answers
+        items = [self.store.row_of(q.id) if isinstance(q, StoredItem) else None for q in queries]
+        return answers(
+            self.store, gaussians, described, items, wanted, self.confidence_model, self.timings
+        )
 
     def warm_up(self, query: QueryLike = "a") -> None:
         """Loads what a query of this kind needs: the index, the encoder, and its tower."""
@@ -381,17 +335,11 @@ class SearchEngine:
                 self.encoder.encode_images([new_image("RGB", (side, side))])
 
     def similar(
-        self,
-        path: str | Path,
-        k: int = 10,
-        *,
-        rank_by: RankBy = "csd",
-        offset: int = 0,
-        where: str | Filter | None = None,
+        self, path: str | Path, k: int = 10, **options: Unpack[SearchOptions]
     ) -> SearchResults:
         """The k photos most like the one at `path`, itself left out; it need not be in the index.
 
-        Raises UnreadableImage, QueryError.
+        options: as of `search`. Raises UnreadableImage, QueryError.
         """
         path = Path(path)
         absolute = Path(os.path.realpath(path.parent)) / path.name
@@ -399,7 +347,7 @@ class SearchEngine:
         query: QueryLike = path
         if row is not None:
             query = StoredItem(self.store.rows([row], ["id"])["id"][0].as_py())
-        return self.search(query, k, rank_by=rank_by, offset=offset, where=where)
+        return self.search(query, k, **options)
 
     def reader(self) -> IndexReader:
         """A reader of the index as it is now, for any number of threads; it writes nothing."""
@@ -426,32 +374,6 @@ class SearchEngine:
             return chosen
         folder = os.path.realpath(self.store.root / chosen.folder)
         return replace(chosen, folder=relative_path(Path(folder), self.store.root))
-
-    def _answer(
-        self,
-        query: Query,
-        gaussians: Gaussians,
-        row_ids: np.ndarray[Any, Any],
-        csd: np.ndarray[Any, Any],
-        rank_by: RankBy,
-        offset: int,
-    ) -> SearchResults:
-        rows = self.store.rows(row_ids, RESULT_COLUMNS).to_pydict()
-        return SearchResults(
-            query=query,
-            root=self.store.root,
-            ids=rows["id"],
-            kinds=rows["kind"],
-            paths=rows["path"],
-            texts=rows["text"],
-            metadata=rows["metadata"],
-            csd=csd,
-            model_probability=self.store.encoder.match_logit.probability(csd),
-            inclusion=inclusion(self.store.gaussians(row_ids), gaussians)[:, 0],
-            uncertainty=np.array(rows["uncertainty"], np.float32),
-            rank_by=rank_by,
-            offset=offset,
-        )
 
 
 def _loaded(encoder: str | Path | Encoder, runtime: Runtime) -> Encoder:
@@ -501,11 +423,3 @@ def _matching(encoder: Encoder, store: Store) -> Encoder:
             fingerprint=encoder.fingerprint,
         )
     return encoder
-
-
-def _content_id(item: str | Image) -> str:
-    if isinstance(item, str):
-        content = f"text/{item}".encode()
-    else:
-        content = f"image/{item.mode}/{item.size}/".encode() + item.tobytes()
-    return hashlib.blake2b(content, digest_size=8).hexdigest()

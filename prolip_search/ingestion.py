@@ -8,9 +8,10 @@ with the same items as a run that was not.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import asdict, dataclass
@@ -21,6 +22,7 @@ from typing import Any, TypeVar
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from PIL.Image import Image
 
 from prolip_search.changes import PASSING_REASONS, Candidate, Changes, SkippedFile, StoredFile
 from prolip_search.encoders.protocol import Encoder
@@ -269,6 +271,34 @@ def item_id(content: str, path: str, taken: set[str]) -> str:
         name = f"{content}/{path}/{attempt}"
     taken.add(new)
     return new
+
+
+def content_id(item: str | Image) -> str:
+    """The id of a text or a picture that is no file: 64 bits of a hash of its content."""
+    if isinstance(item, str):
+        content = f"text/{item}".encode()
+    else:
+        content = f"image/{item.mode}/{item.size}/".encode() + item.tobytes()
+    return hashlib.blake2b(content, digest_size=8).hexdigest()
+
+
+def facts_of_given(
+    items: Sequence[str | Image],
+    ids: Sequence[str],
+    metadata: Sequence[Mapping[str, Any] | None] | None,
+) -> list[dict[str, Any]]:
+    """Columns of the rows of texts and of pictures that are no files."""
+    return [
+        {
+            "id": ids[i],
+            "kind": "text" if isinstance(item, str) else "image",
+            "text": item if isinstance(item, str) else None,
+            "width": None if isinstance(item, str) else item.width,
+            "height": None if isinstance(item, str) else item.height,
+            "metadata": json.dumps(metadata[i]) if metadata and metadata[i] else None,
+        }
+        for i, item in enumerate(items)
+    ]
 
 
 def item_rows(facts: list[dict[str, Any]], gaussians: Gaussians) -> pa.Table:

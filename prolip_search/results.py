@@ -2,6 +2,7 @@
 
 One schema for the library, JSON and Arrow. A calibration fills the confidence fields; without one
 they are None and `calibration.status` is "none": the model's own probability is not a confidence.
+A match is what a person would accept; a target is the one image that a caption was written for.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, overload
 
@@ -23,22 +24,37 @@ QueryKind = Literal["text", "image", "item", "gaussians"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Calibration:
-    """How far confidences may be trusted: fitted here, shipped with the encoder, or not at all."""
+    """How far confidences may be trusted: fitted here, shipped with the encoder, or not at all.
+
+    n_judged: labels of this index for this kind of query. smece: how far confidences were from what
+    people said, on queries they were not fitted on; None where that was not measured here.
+    fitted_at: ISO 8601, of this index's own fit.
+    """
 
     status: Literal["own", "default", "none"] = "none"
+    n_judged: int = 0
+    smece: float | None = None
+    fitted_at: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON's types only."""
+        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Query:
     """What was asked. text: the words, the file's path or the item's id, for people and logs.
 
-    uncertainty: u > 0, larger is broader. truncated: the encoder read only the text's beginning.
+    uncertainty: u > 0, larger is broader; its percentile among stored queries, 0 to 100; is_broad:
+    whether it is among the highest and that tells how much matches. truncated: the encoder read
+    only the text's beginning.
     """
 
     kind: QueryKind
     text: str
     uncertainty: float
     uncertainty_percentile: float | None = None
+    is_broad: bool = False
     truncated: bool = False
 
 
@@ -46,8 +62,10 @@ class Query:
 class SearchResult:
     """One item of the answer.
 
-    rank: from 1. csd: distance to the query, smaller is closer. model_probability: the encoder's
-    own match probability in [0, 1], uncalibrated. inclusion: H(item ⊂ query) in nats, positive
+    rank: from 1. csd: distance to the query, smaller is closer. confidence: how likely a person is
+    to say that it matches, in (0, 1), and the 90 % band of that estimate. model_probability: the
+    encoder's own match probability in [0, 1], uncalibrated. relation: "item_more_specific",
+    "item_more_general" or "unclear". inclusion: H(item ⊂ query) in nats, positive
     where the query is the more general. uncertainty: of the item, larger is vaguer.
     path: posix, relative to the folder that holds the index; file: the same, absolute.
     """
@@ -79,8 +97,12 @@ class SearchResults(Sequence[SearchResult]):
     """The K results of one query, best first; `results[0]` is a SearchResult, a slice a list.
 
     ids, kinds, paths, texts, metadata: K values each, a path only for files, a text only for
-    texts, metadata as stored JSON. csd, model_probability, inclusion, uncertainty: float32 [K].
+    texts, metadata as stored JSON. csd, model_probability, inclusion, uncertainty: float32 [K],
+    and so are confidence, confidence_low and confidence_high where there is a calibration.
     offset: how many better results were left out before these. root: what paths are relative to.
+    ranks: [K] where some results in between were left out, else None.
+    none_probability: that nothing in the collection matches. expected_matches: how many do, within
+    a factor of two. cutoff: how many of the best results hold the target with probability coverage.
     """
 
     query: Query
@@ -94,6 +116,11 @@ class SearchResults(Sequence[SearchResult]):
     model_probability: NDArray[np.float32]
     inclusion: NDArray[np.float32]
     uncertainty: NDArray[np.float32]
+    confidence: NDArray[np.float32] | None = None
+    confidence_low: NDArray[np.float32] | None = None
+    confidence_high: NDArray[np.float32] | None = None
+    relations: Sequence[str | None] | None = None
+    ranks: Sequence[int] | None = None
     rank_by: str = "csd"
     offset: int = 0
     calibration: Calibration = field(default_factory=Calibration)
@@ -105,7 +132,9 @@ class SearchResults(Sequence[SearchResult]):
     @property
     def top_probability(self) -> float | None:
         """The confidence of the first result: how likely it is that the first one is right."""
-        return self[0].confidence if len(self) else None
+        if self.confidence is None or not len(self) or self._rank(0) != 1:
+            return None
+        return plain(self.confidence[0])
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -131,22 +160,25 @@ class SearchResults(Sequence[SearchResult]):
     def _result(self, i: int) -> SearchResult:
         path, metadata = self.paths[i], self.metadata[i]
         return SearchResult(
-            rank=self.offset + i + 1,
+            rank=self._rank(i),
             id=self.ids[i],
             kind=self.kinds[i],
             path=path,
             file=None if path is None else absolute(self.root, path),
             text=self.texts[i],
             csd=plain(self.csd[i]),
-            confidence=None,
-            confidence_low=None,
-            confidence_high=None,
+            confidence=_value(self.confidence, i),
+            confidence_low=_value(self.confidence_low, i),
+            confidence_high=_value(self.confidence_high, i),
             model_probability=plain(self.model_probability[i]),
             inclusion=plain(self.inclusion[i]),
-            relation=None,
+            relation=None if self.relations is None else self.relations[i],
             uncertainty=plain(self.uncertainty[i]),
             metadata=None if metadata is None else json.loads(metadata),
         )
+
+    def _rank(self, i: int) -> int:
+        return self.offset + i + 1 if self.ranks is None else self.ranks[i]
 
     def to_dict(self) -> dict[str, Any]:
         """JSON's types only; the stable schema that the command line and a server print."""
@@ -161,7 +193,7 @@ class SearchResults(Sequence[SearchResult]):
             "top_probability": self.top_probability,
             "cutoff": self.cutoff,
             "coverage": self.coverage,
-            "calibration": {"status": self.calibration.status},
+            "calibration": self.calibration.to_dict(),
             "rank_by": self.rank_by,
             "offset": self.offset,
             "root": str(self.root),
@@ -174,26 +206,34 @@ class SearchResults(Sequence[SearchResult]):
 
     def to_arrow(self) -> pa.Table:
         """One row for each result, the columns of SearchResult; metadata stays JSON text."""
-        nothing = pa.nulls(len(self), pa.float32())
+
+        def known(values: NDArray[np.float32] | None) -> pa.Array:
+            return pa.nulls(len(self), pa.float32()) if values is None else pa.array(values)
+
+        ranks = [self._rank(i) for i in range(len(self))]
         return pa.table(
             {
-                "rank": pa.array(range(self.offset + 1, self.offset + len(self) + 1), pa.int64()),
+                "rank": pa.array(ranks, pa.int64()),
                 "id": pa.array(self.ids, pa.string()),
                 "kind": pa.array(self.kinds, pa.string()),
                 "path": pa.array(self.paths, pa.string()),
                 "file": pa.array([r.to_dict()["file"] for r in self], pa.string()),
                 "text": pa.array(self.texts, pa.string()),
                 "csd": pa.array(self.csd, pa.float32()),
-                "confidence": nothing,
-                "confidence_low": nothing,
-                "confidence_high": nothing,
+                "confidence": known(self.confidence),
+                "confidence_low": known(self.confidence_low),
+                "confidence_high": known(self.confidence_high),
                 "model_probability": pa.array(self.model_probability, pa.float32()),
                 "inclusion": pa.array(self.inclusion, pa.float32()),
-                "relation": pa.nulls(len(self), pa.string()),
+                "relation": pa.array(self.relations or [None] * len(self), pa.string()),
                 "uncertainty": pa.array(self.uncertainty, pa.float32()),
                 "metadata": pa.array(self.metadata, pa.string()),
             }
         )
+
+
+def _value(values: NDArray[np.float32] | None, i: int) -> float | None:
+    return None if values is None else plain(values[i])
 
 
 def absolute(root: Path, path: str) -> Path:

@@ -8,10 +8,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from prolip_search.calibrating import CalibrationReport, calibration_report, confidence_model
 from prolip_search.indexes.manifest import EncoderRecord
 from prolip_search.indexes.store import Store
 from prolip_search.indexes.view import IndexFacts
-from prolip_search.results import Calibration, absolute
+from prolip_search.results import absolute
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,6 +21,7 @@ class IndexStatus:
 
     roots: the folders that were indexed, absolute.
     index: what answers a search, and the recall it was measured to have where it is not exact.
+    n_remembered: queries in the history.
     """
 
     folder: Path
@@ -32,7 +34,8 @@ class IndexStatus:
     size_bytes: int
     version: int
     index: IndexFacts
-    calibration: Calibration
+    calibration: CalibrationReport
+    n_remembered: int
 
     def to_dict(self) -> dict[str, Any]:
         """JSON's types only; a stable schema."""
@@ -54,7 +57,11 @@ class IndexStatus:
                 "fingerprint": encoder.fingerprint,
                 "dim": encoder.dim,
             },
-            "calibration": {"status": self.calibration.status},
+            "calibration": {
+                "fitted_at": self.calibration.fitted_at,
+                "kinds": self.calibration.to_dict()["kinds"],
+            },
+            "history": {"n_queries": self.n_remembered},
         }
 
 
@@ -72,5 +79,6 @@ def index_status(store: Store) -> IndexStatus:
         size_bytes=sum(file.stat().st_size for file in files),
         version=store.version,
         index=store.index_facts,
-        calibration=Calibration(),
+        calibration=calibration_report(confidence_model(store)),
+        n_remembered=len(store.history.read()),
     )

@@ -1,10 +1,11 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from prolip_search.results import Query, SearchResult, SearchResults
+from prolip_search.results import Calibration, Query, SearchResult, SearchResults
 
 
 @pytest.fixture
@@ -81,7 +82,53 @@ def test_json_has_the_stable_schema(results: SearchResults) -> None:
         "uncertainty": 0.03,
         "metadata": {"stars": 5},
     }
+    assert answer["calibration"] == {
+        "status": "none",
+        "n_judged": 0,
+        "smece": None,
+        "fitted_at": None,
+    }
     assert "\n" not in results.to_json()
+
+
+def test_a_calibration_fills_every_confidence_field(results: SearchResults) -> None:
+    calibrated = replace(
+        results,
+        offset=0,
+        confidence=np.array([0.9, 0.4, 0.1], np.float32),
+        confidence_low=np.array([0.8, 0.2, 0.05], np.float32),
+        confidence_high=np.array([0.95, 0.6, 0.3], np.float32),
+        relations=["unclear", "item_more_specific", None],
+        calibration=Calibration(status="own", n_judged=214, smece=0.03, fitted_at="2026-01-01"),
+        none_probability=0.05,
+        expected_matches=12.5,
+        cutoff=2,
+        coverage=0.9,
+    )
+    assert calibrated.top_probability == 0.9
+    answer = calibrated.to_dict()
+    assert answer["calibration"]["status"] == "own"
+    assert (answer["none_probability"], answer["cutoff"], answer["coverage"]) == (0.05, 2, 0.9)
+    second = answer["results"][1]
+    assert second["confidence"] == 0.4
+    assert (second["confidence_low"], second["confidence_high"]) == (0.2, 0.6)
+    assert second["relation"] == "item_more_specific"
+    table = calibrated.to_arrow()
+    assert table.schema == results.to_arrow().schema
+    assert table["confidence"].to_pylist() == pytest.approx([0.9, 0.4, 0.1])
+    assert table["relation"].to_pylist() == ["unclear", "item_more_specific", None]
+
+
+def test_only_the_first_result_is_the_top_and_left_out_ones_leave_gaps(
+    results: SearchResults,
+) -> None:
+    confidence = np.array([0.9, 0.4, 0.1], np.float32)
+    page = replace(results, confidence=confidence)
+    assert page.offset == 10
+    assert page.top_probability is None
+    gaps = replace(page, ranks=[1, 4, 9])
+    assert gaps.top_probability == 0.9
+    assert [result.rank for result in gaps] == gaps.to_arrow()["rank"].to_pylist() == [1, 4, 9]
 
 
 def test_arrow_has_the_columns_of_a_result(results: SearchResults) -> None:
