@@ -58,6 +58,7 @@ class IndexStatus:
                 "dim": encoder.dim,
             },
             "calibration": {
+                "status": self.calibration.kinds["text"].status,  # of what is mostly asked with
                 "fitted_at": self.calibration.fitted_at,
                 "kinds": self.calibration.to_dict()["kinds"],
             },

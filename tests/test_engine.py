@@ -202,7 +202,10 @@ def test_status_counts_what_there_is(engine: SearchEngine) -> None:
     assert (status.n_images, status.n_texts, dict(status.n_skipped)) == (6, 0, {})
     assert status.size_bytes > 0
     assert status.to_dict()["encoder"]["name"] == "fake"
-    assert status.to_dict()["calibration"] == {"status": "none"}
+    calibration = status.to_dict()["calibration"]
+    assert (calibration["status"], calibration["fitted_at"]) == ("none", None)
+    assert calibration["kinds"]["image"]["status"] == "none"
+    assert status.to_dict()["history"] == {"n_queries": 0}
 
 
 def test_a_moved_library_still_answers(engine: SearchEngine, tmp_path: Path) -> None:
