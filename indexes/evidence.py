@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +41,12 @@ class Sample:
     uncertainty: Floats
     n_items: int
     has_copies: bool
+
+    @cached_property
+    def own(self) -> Floats:
+        """‖μ‖² + u, [R]: what a member adds to every distance."""
+        own: Floats = np.einsum("rd,rd->r", self.means, self.means) + self.uncertainty
+        return own
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,10 +114,9 @@ def gather(
     """
     own = np.einsum("qd,qd->q", queries.mean, queries.mean, dtype=np.float64)
     own += queries.uncertainty  # [Q]
-    lengths = np.einsum("rd,rd->r", sample.means, sample.means)
     reference = (queries.mean @ sample.means.T).astype(np.float64)  # [Q, R]
     reference *= -2.0
-    reference += own[:, None] + (lengths + sample.uncertainty)
+    reference += own[:, None] + sample.own
     # What tells contents apart: their keys, or where all differ the positions themselves.
     keys = all_keys(view) if sample.has_copies else None
     sampled = np.broadcast_to(sample.positions, reference.shape)
