@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -454,3 +455,61 @@ def test_options_reach_what_answers(judged: SearchEngine) -> None:
     with pytest.raises(TypeError, match="stars"):
         judged.search("red", stars=5)  # type: ignore[call-arg]
     assert answering.Wanted().coverage == 0.9
+
+
+# --- a calibration that comes with the encoder
+
+
+@pytest.fixture
+def shipped(judged: SearchEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SearchEngine:
+    """Another collection of the same encoder, which comes with what was fitted on the first."""
+    model = judged.confidence_model
+    assert model is not None
+    kinds = {
+        name: replace(kind, status="default", n_judged=0, n_queries=0, quality=None)
+        for name, kind in model.kinds.items()
+    }
+    default = replace(model, kinds=kinds)
+    monkeypatch.setattr(calibrating, "default_model", default.for_encoder)
+    engine = SearchEngine.create(tmp_path / "new" / ".prolip-search", encoder=FakeEncoder())
+    add_pictures(engine, 60, first=3000)
+    return engine
+
+
+def test_a_shipped_calibration_answers_at_once_and_says_where_it_is_from(
+    shipped: SearchEngine,
+) -> None:
+    answer = shipped.search("red", 3)
+    assert (answer.calibration.status, answer.calibration.n_judged) == ("default", 0)
+    assert answer.calibration.smece is None
+    assert (answer[0].confidence or 0) > 0.5
+    assert shipped.status().calibration.kinds["text"].status == "default"
+    assert shipped.search("red", 3, min_confidence=0.3)
+
+
+def test_a_few_labels_move_a_shipped_calibration_and_many_replace_it(
+    shipped: SearchEngine,
+) -> None:
+    before = shipped.search("red", 30).confidence
+    answer = shipped.search("red", 30)
+    shipped.record(
+        [
+            Judgement(query="red", item=id, label="no_match", rank=at)
+            for at, id in enumerate(answer.ids, start=1)
+        ]
+    )
+    after = shipped.search("red", 30)
+    assert (after.calibration.status, after.calibration.n_judged) == ("default", 30)
+    assert before is not None
+    assert after.confidence is not None
+    assert after.confidence[:5].mean() < before[:5].mean()
+    shipped.record(judgements(shipped))
+    assert shipped.search("red", 3).calibration.status == "own"
+    shipped.forget_calibration()
+    np.testing.assert_allclose(shipped.search("red", 30).confidence, before)  # type: ignore[arg-type]
+
+
+def test_another_encoder_has_no_part_in_it(shipped: SearchEngine, tmp_path: Path) -> None:
+    other = SearchEngine.create(tmp_path / "o" / ".prolip-search", encoder=FakeEncoder(salt="o"))
+    add_pictures(other, 30)
+    assert other.search("red", 3).calibration.status == "none"
