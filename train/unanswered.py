@@ -1,0 +1,89 @@
+"""Searches that must find nothing: queries whose answer has been taken out of the gallery.
+
+Photos with captions say what they show, so a gallery without an answer can be made: the photo that
+a text was written for is removed, and with it every photo whose captions name what makes the text
+special. Two sorts, half of the queries each, because people ask for both:
+
+- near: the photos that name the text's rarest word go. What is left is like it (other birds, where
+  an owl was asked for).
+- far: the photos that name any of its words go. What is left is about other things.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+# Words that do not tell one photo from another.
+COMMON_WORDS = frozenset(
+    re.findall(
+        r"\w+",
+        """
+    a an and are as at away back be been behind being beside between by each few for from
+    front has have having he her his in into is it its many near next of off on one onto or
+    other out over several she some something that the their them there they this three
+    through to top two under up very was were which while who with
+    """,
+    )
+)
+ENDINGS = ("ing", "ies", "es", "ed", "s")
+MIN_STEM = 3
+
+
+def content_words(text: str) -> list[str]:
+    """The words of a text that say what it is about, without their endings, in its order."""
+    return [_stem(word) for word in _words(text) if _says_something(word)]
+
+
+def short_query(caption: str, n_content_words: int) -> str | None:
+    """The beginning of a caption up to a natural end, as people type it; None when it has none.
+
+    It stops after at least `n_content_words` of them and before the next common word, so that "a
+    brown dog runs along the beach" gives "a brown dog runs".
+    """
+    words = _words(caption)
+    n_seen = 0
+    for i, word in enumerate(words[:-1]):
+        n_seen += _says_something(word)
+        if n_seen >= n_content_words and _says_something(word) and words[i + 1] in COMMON_WORDS:
+            return " ".join(words[: i + 1])
+    return None
+
+
+def photos_without_answer(
+    queries: Sequence[str], owners: Sequence[int], captions: Sequence[Sequence[str]]
+) -> npt.NDArray[np.bool_]:
+    """What is left of a gallery of N photos when a query's answers are gone: [Q, N], True for kept.
+
+    owners [Q]: the row of the photo that each text was written for; captions [N]. Queries of even
+    number are made near, the others far.
+    """
+    named = [frozenset(word for text in some for word in content_words(text)) for some in captions]
+    n_photos_naming = Counter(word for words in named for word in words)
+    kept = np.ones((len(queries), len(captions)), dtype=bool)
+    for row, (query, owner) in enumerate(zip(queries, owners, strict=True)):
+        words = set(content_words(query))
+        if words and row % 2 == 0:
+            words = {min(sorted(words), key=lambda word: n_photos_naming[word])}
+        kept[row] = [not words & of_photo for of_photo in named]
+        kept[row, owner] = False
+    return kept
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"[^\W\d_]+", text.lower())
+
+
+def _says_something(word: str) -> bool:
+    return len(word) > 2 and word not in COMMON_WORDS
+
+
+def _stem(word: str) -> str:
+    for ending in ENDINGS:
+        if word.endswith(ending) and len(word) - len(ending) >= MIN_STEM:
+            return word[: -len(ending)]
+    return word
