@@ -32,6 +32,7 @@ COMMANDS = {
     "optimize": "Make the index small and fast again after many changes.",
     "demo": "Index a few sample photos and ask them questions.",
     "train": "Train an encoder from captioned photos.",
+    "evaluate": "Fit a calibration on judged photos and report how well it keeps its word.",
 }
 ALIASES = {"search": "query"}
 INTERRUPTED = 130

@@ -17,19 +17,31 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from prolip_search.confidence.absence import NONE_FEATURES, NoneModel, fit_none, none_features
+from prolip_search.confidence.absence import NONE_FEATURES, fit_none, none_features
 from prolip_search.confidence.background import REFERENCE_SIZE, reference_rank
-from prolip_search.confidence.calibration import ConfidenceModel, KindModel, UncertaintyScale
+from prolip_search.confidence.calibration import (
+    ConfidenceModel,
+    KindModel,
+    Quality,
+    UncertaintyScale,
+)
 from prolip_search.confidence.evidence import N_CANDIDATES, QueryEvidence
-from prolip_search.confidence.fitting import Labels, fit
+from prolip_search.confidence.features import query_context
+from prolip_search.confidence.fitting import (
+    MIN_JUDGED,
+    MIN_OF_EACH_LABEL,
+    N_FOLDS,
+    Labels,
+    query_folds,
+)
 from prolip_search.confidence.logistic import fit_logistic, sigmoid
-from prolip_search.confidence.match import MatchModel
+from prolip_search.confidence.match import MatchModel, fit_match, ridge_penalty, row_weights
 from prolip_search.confidence.matches import match_probabilities
 from prolip_search.confidence.relation import relation_threshold
 from prolip_search.distances import MatchLogit, csd, inclusion_rows
 from prolip_search.errors import TrainingError
 from prolip_search.gaussians import Gaussians
-from prolip_search.metrics import spearman
+from prolip_search.metrics import auroc, brier_score, smooth_ece, smooth_ece_floor, spearman
 from prolip_search.train.judged import Judgements
 from prolip_search.train.photos import Photos
 from prolip_search.train.unanswered import photos_without_answer, short_query
@@ -92,7 +104,9 @@ def gallery_evidence(
     order = np.argsort(-logits, axis=1, kind="stable")[:, :N_CANDIDATES]
     candidate = np.zeros(logits.shape, dtype=bool)
     np.put_along_axis(candidate, order, True, axis=1)
-    sample = np.argsort(reference_rank(ids), kind="stable")[:REFERENCE_SIZE]
+    sample = np.arange(n_items)
+    if n_items > REFERENCE_SIZE:
+        sample = np.argsort(reference_rank(ids), kind="stable")[:REFERENCE_SIZE]
     return QueryEvidence(
         logits=np.take_along_axis(logits, order, axis=1),
         reference=logits[:, sample],
@@ -219,44 +233,97 @@ def searches(
     )
 
 
-def fit_default(
-    judged: Judged,
-    fingerprint: str,
-    line: MatchLogit,
-    *,
-    captioned: Photos | None = None,
-    queries: tuple[Sequence[str], npt.NDArray[np.int64], Gaussians] | None = None,
-) -> ConfidenceModel:
-    """The calibration to ship with an encoder.
+def fit_matches(judged: Judged) -> KindModel:
+    """What judgements alone give: the match model and its quality, as a default of text queries.
 
-    captioned: photos with captions and queries (their texts, the photo of each, and their
-    Gaussians) for `none_probability` and the percentiles; without them it has neither.
-    Raises TrainingError when the judgements are too few, or all alike.
+    In two steps. Which features count how much is learnt from all judged pairs alike: weights of
+    pairs that were judged by a small chance would drown it in noise. How large a confidence is, is
+    then learnt with these weights, or it would be that of pairs that others picked for judging.
+    Quality is by five folds, split by query, weighted. Raises TrainingError when the judgements are
+    too few, or all alike.
     """
-    own = fit({"text": judged.labels}, fingerprint=fingerprint, n_items=len(judged.photos))
-    kind = own.of("text")
-    if kind.status != "own" or kind.match is None:
+    rows = judged.labels
+    n, n_yes = len(rows.is_match), int(rows.is_match.sum())
+    if n < MIN_JUDGED or min(n_yes, n - n_yes) < MIN_OF_EACH_LABEL:
         raise TrainingError(
-            f"A calibration needs 50 judgements, 5 of each answer; this half of the photos has "
-            f"{int(judged.judged.sum())}, {int(judged.is_match.sum())} of them yes."
+            f"A calibration needs {MIN_JUDGED} judgements, {MIN_OF_EACH_LABEL} of each answer; "
+            f"this half of the photos has {n}, {n_yes} of them yes."
         )
-    none: NoneModel | None = None
-    scale: UncertaintyScale | None = None
-    threshold: float | None = None
-    if captioned is not None and queries is not None:
-        texts, owners, gaussians = queries
-        asked = searches(kind.match, texts, owners, gaussians, captioned, line)
-        none = fit_none(asked.features, asked.nothing)
-        none = None if none is None else replace(none, status="default")
-        scale = _uncertainty_scale(kind.match, gaussians, captioned, line)
-        threshold = _relation_threshold(gaussians, captioned.gaussians)
+    context = query_context(rows.evidence.uncertainty, rows.evidence.background)
+    features = np.concatenate([rows.logits[:, None], context[rows.query]], axis=1)
+    fold = query_folds([f"{row} {text}" for row, text in enumerate(rows.keys)])[rows.query]
+    confidence = np.empty(n)
+    for number in range(N_FOLDS):
+        inside = fold == number
+        model = _in_two_steps(features[~inside], rows, ~inside)
+        confidence[inside] = model.confidence(features[inside])
+    weights = row_weights(rows.propensity)
+    quality = Quality(
+        smece=smooth_ece(confidence, rows.is_match, weights),
+        smece_floor=smooth_ece_floor(confidence, weights=weights),
+        brier=brier_score(confidence, rows.is_match, weights),
+        brier_raw=brier_score(sigmoid(rows.logits), rows.is_match, weights),
+        auroc=auroc(confidence, rows.is_match),
+        folds=N_FOLDS,
+    )
     # n_judged and its like count an index's own labels; how many a model was fitted on, it knows.
     # Matches are not counted by a default: its labels are of a few in a hundred pairs.
-    shipped = KindModel(
-        status="default", match=kind.match, none=none, uncertainty=scale, quality=kind.quality
+    match = _in_two_steps(features, rows, np.ones(n, dtype=bool))
+    return KindModel(status="default", match=match, quality=quality)
+
+
+def _in_two_steps(features: Doubles, rows: Labels, chosen: npt.NDArray[np.bool_]) -> MatchModel:
+    """The weights of all chosen rows alike, then slope and intercept of the weighted rows."""
+    label, query = rows.is_match[chosen], rows.query[chosen]
+    alike = fit_match(features, label, queries=query)
+    log_odds = alike.log_odds(features[:, :1], features[:, 1:])
+    level = fit_logistic(
+        log_odds,
+        label,
+        penalty=ridge_penalty(len(label)),
+        weights=row_weights(rows.propensity[chosen]),
+        groups=query,
     )
+    slope = float(level.weights[0])
+    if slope <= 0:
+        return alike
+    # z' = a z + b with z = θ·x: what a and b do not know adds to what θ does not.
+    theta = np.append(alike.weights, alike.intercept)
+    last = np.zeros_like(theta)
+    last[-1] = 1.0
+    turned = np.stack([theta, last], axis=1)
+    return replace(
+        alike,
+        weights=slope * alike.weights,
+        intercept=slope * alike.intercept + level.intercept,
+        covariance=slope**2 * alike.covariance + turned @ level.covariance @ turned.T,
+    )
+
+
+def fit_default(
+    matches: KindModel,
+    fingerprint: str,
+    *,
+    asked: Searches | None = None,
+    texts: Gaussians | None = None,
+    photos: Photos | None = None,
+    line: MatchLogit | None = None,
+) -> ConfidenceModel:
+    """The calibration to ship with an encoder, around what `fit_matches` gave.
+
+    asked: for `none_probability`. texts and photos, with the encoder's line: everyday queries and
+    photos for percentiles of uncertainty and for the threshold of relations. What is not given is
+    left out.
+    """
+    kind, threshold = matches, None
+    if asked is not None:
+        none = fit_none(asked.features, asked.nothing)
+        kind = replace(kind, none=None if none is None else replace(none, status="default"))
+    if texts is not None and photos is not None and line is not None and kind.match is not None:
+        kind = replace(kind, uncertainty=_uncertainty_scale(kind.match, texts, photos, line))
+        threshold = _relation_threshold(texts, photos.gaussians)
     return ConfidenceModel(
-        fingerprint=fingerprint, kinds={"text": shipped}, relation_threshold=threshold
+        fingerprint=fingerprint, kinds={"text": kind}, relation_threshold=threshold
     )
 
 

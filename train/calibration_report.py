@@ -1,0 +1,220 @@
+"""A calibration from judgements to report: fitted on one half of the photos, measured on the other.
+
+What `prolip-search evaluate calibration` runs, for the bundled encoder and for any other.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+
+from prolip_search.confidence.absence import fit_none
+from prolip_search.confidence.calibration import ConfidenceModel
+from prolip_search.confidence.logistic import sigmoid
+from prolip_search.encoders.protocol import Encoder
+from prolip_search.errors import TrainingDataError
+from prolip_search.metrics import auroc, smooth_ece, smooth_ece_floor
+from prolip_search.train.calibration import (
+    Judged,
+    Searches,
+    everyday_queries,
+    fit_default,
+    fit_matches,
+    searches,
+    see,
+    write_default,
+)
+from prolip_search.train.figures import (
+    THEMES,
+    draw_coverage,
+    draw_ranks,
+    draw_reliability,
+    draw_risk,
+    reliability_curve,
+)
+from prolip_search.train.judged import photo_half, read_judgements
+from prolip_search.train.photos import Photos, Progress, encode_texts, read_photos
+from prolip_search.train.reliability import (
+    Figures,
+    confidences,
+    coverage_table,
+    first_results,
+    first_targets,
+    judged_pairs,
+)
+from prolip_search.train.report_page import report_page
+
+N_FOLDS = 5
+METHOD = (
+    "Photos are split in two by a hash of their ids; a pair is kept when its photo and the photo "
+    "its text was written for are in one half. Half 0 is for fitting, everything on this page but "
+    "the search for nothing is from half 1, in a gallery of that half. A match is what most of the "
+    "asked people called one; ties are left out. How likely a pair was to be judged is estimated "
+    "from its rank and from whether the text is the photo's own. The baselines are the training-"
+    "free measures of “Over the Top-1” (Gomez, UAI 2025): cosine of the first result, how often "
+    "the same item comes first when queries and items are drawn from their Gaussians, and how far "
+    "the query must be moved until another comes first. Intervals are 95 %, by a bootstrap over "
+    "queries, or over photos where several captions have one."
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """A calibration, the judgements it was measured on, and the figures."""
+
+    model: ConfidenceModel
+    held_out: Judged
+    report: Figures
+
+
+def halves(photos: Photos) -> tuple[Photos, Photos]:
+    """Half 0, for fitting, and half 1, for figures."""
+    half = np.array([photo_half(name) for name in photos.ids])
+    return photos[np.flatnonzero(half == 0)], photos[np.flatnonzero(half == 1)]
+
+
+def evaluate_calibration(
+    encoder: Encoder,
+    data: Path,
+    judgements: Path,
+    *,
+    pairs: Path | None = None,
+    cache: Path | None = None,
+    progress: Progress = lambda what, done, total: None,
+) -> Evaluation:
+    """Fits on half 0 of the photos in `data` and measures on half 1.
+
+    data: a Parquet file or a folder (`photos.read_photos`). judgements: `judged.read_judgements`.
+    pairs: other photos with captions, for `none_probability` and percentiles.
+    Raises TrainingDataError, TrainingError and whatever the encoder raises.
+    """
+    photos = read_photos(data, encoder, cache, progress)
+    said = read_judgements(
+        judgements, dict(zip(photos.ids, photos.captions, strict=True)), photos.ids
+    )
+    line = encoder.match_logit
+    first_half, second_half = halves(photos)
+    seen, held_out = (
+        see(some, encode_texts(encoder, some.queries, cache), gallery, line)
+        for some, gallery in ((said.half(0), first_half), (said.half(1), second_half))
+    )
+    progress("fitting", 0, int(seen.judged.sum()))
+    matches = fit_matches(seen)
+    asked = None
+    model = fit_default(matches, encoder.fingerprint)
+    if pairs is not None and matches.match is not None:
+        captioned = read_photos(pairs, encoder, cache, progress)
+        texts, owners = everyday_queries(captioned)
+        if not texts:
+            raise TrainingDataError(f"{pairs} has no captions.")
+        gaussians = encode_texts(encoder, texts, cache)
+        asked = searches(matches.match, texts, owners, gaussians, captioned, line)
+        model = fit_default(
+            matches,
+            encoder.fingerprint,
+            asked=asked,
+            texts=gaussians,
+            photos=captioned,
+            line=line,
+        )
+    progress("measuring", 0, int(held_out.judged.sum()))
+    confidence = confidences(model, held_out)
+    captions, owner = second_half.pairs()
+    targets, coverage = None, None
+    if captions:
+        caption_gaussians = encode_texts(encoder, captions, cache)
+        targets = first_targets(model, second_half, caption_gaussians, line)
+        # All photos are in the gallery, as in a search; only those of half 1 are asked for.
+        position = {name: row for row, name in enumerate(photos.ids)}
+        asked_for = np.array([position[name] for name in second_half.ids])
+        coverage = coverage_table(
+            model, photos, asked_for, caption_gaussians, asked_for[owner], line
+        )
+    report: Figures = {
+        "made": datetime.now(UTC).isoformat(timespec="seconds"),
+        "encoder": encoder.name,
+        "fingerprint": encoder.fingerprint,
+        "photos": {"fitted on": len(first_half), "measured on": len(second_half)},
+        "pairs fitted on": int(seen.judged.sum()),
+        "ties left out": said.n_ties,
+        "judged pairs": judged_pairs(confidence, held_out),
+        "first results": first_results(confidence, held_out),
+        "first targets": targets,
+        "coverage": coverage,
+        "none": None if asked is None else none_quality(asked),
+        "method": METHOD,
+    }
+    return Evaluation(model, held_out, report)
+
+
+def none_quality(asked: Searches) -> Figures:
+    """`none_probability` on searches it was not fitted on: five folds, split by photo."""
+    probability = np.full(len(asked.nothing), np.nan)
+    for fold in range(N_FOLDS):
+        inside = asked.owner % N_FOLDS == fold
+        model = fit_none(asked.features[~inside], asked.nothing[~inside])
+        if model is not None:
+            probability[inside] = model.probability(asked.features[inside])
+    known = np.isfinite(probability)
+    if not known.any():
+        return {}
+    return {
+        "searches": int(known.sum()),
+        "auroc": auroc(probability[known], asked.nothing[known]),
+        "auroc of the top logit": auroc(-asked.features[known, 2], asked.nothing[known]),
+        "smECE": smooth_ece(probability[known], asked.nothing[known]),
+        "smECE, floor": smooth_ece_floor(probability[known]),
+    }
+
+
+def write_report(result: Evaluation, folder: Path) -> list[Path]:
+    """Writes report.html, report.json, the pictures and the calibration; the files, in order.
+
+    Raises MissingExtra without Matplotlib, TrainingDataError when the folder cannot be written.
+    """
+    pictures = _draw(result)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        page, figures = folder / "report.html", folder / "report.json"
+        page.write_text(report_page(result.report, pictures), encoding="utf-8")
+        figures.write_text(
+            json.dumps(result.report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
+        files = [page, figures]
+        for name, themes in pictures.items():
+            files.append(folder / f"{name}.png")
+            files[-1].write_bytes(themes["light"])
+        return [*files, write_default(result.model, folder)]
+    except OSError as error:
+        raise TrainingDataError(f"{folder} cannot be written: {error}.") from error
+
+
+def _draw(result: Evaluation) -> dict[str, dict[str, bytes]]:
+    judged, report = result.held_out, result.report
+    query, photo = np.nonzero(judged.judged)
+    confidence = confidences(result.model, judged)[query, photo]
+    label = judged.is_match[query, photo]
+    ours = reliability_curve(confidence, label, query)
+    raw = reliability_curve(sigmoid(judged.logits[query, photo]), label, query)
+    pictures = {
+        "reliability": {
+            name: draw_reliability(ours, raw, confidence, theme) for name, theme in THEMES.items()
+        },
+        "ranks": {
+            name: draw_ranks(report["judged pairs"]["by rank"], theme)
+            for name, theme in THEMES.items()
+        },
+    }
+    if "scores" in report["first results"]:
+        pictures["risk"] = {
+            name: draw_risk(report["first results"], theme) for name, theme in THEMES.items()
+        }
+    if report["coverage"]:
+        pictures["coverage"] = {
+            name: draw_coverage(report["coverage"], theme) for name, theme in THEMES.items()
+        }
+    return pictures
