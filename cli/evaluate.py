@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+import prolip_search
 from prolip_search.cli.terminal import note
 
 if TYPE_CHECKING:
@@ -56,13 +57,12 @@ def evaluate(
         ),
     ] = None,
 ) -> None:
-    """Fit a calibration on one half of judged photos and measure it on the other half.
+    """Fit a calibration on judged photos and report how well it keeps its word.
 
-    Writes report.html, its pictures, report.json, and the calibration itself under the name that
-    the package looks for.
+    It is fitted on one half of the photos and measured on the other. Writes report.html, its
+    pictures, report.json, and the calibration under the name that the package looks for.
     """
     # The encoder and what draws: not before the options have been understood
-    from prolip_search.encoders.loading import load_encoder
     from prolip_search.train.calibration_report import evaluate_calibration, write_report
 
     last = ""
@@ -74,7 +74,7 @@ def evaluate(
             last = doing
 
     result = evaluate_calibration(
-        load_encoder(encoder), data, judgements, pairs=pairs, cache=cache, progress=progress
+        prolip_search.load_encoder(encoder), data, judgements, pairs=pairs, cache=cache, progress=progress
     )
     files = write_report(result, out)
     _print_result(result, files)

@@ -9,23 +9,20 @@ that its pairs come from, and holds for no other.
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from prolip_search.confidence.absence import NONE_FEATURES, fit_none, none_features
-from prolip_search.confidence.background import REFERENCE_SIZE, reference_rank
+from prolip_search.confidence.absence import fit_none
 from prolip_search.confidence.calibration import (
     ConfidenceModel,
     KindModel,
     Quality,
     UncertaintyScale,
 )
-from prolip_search.confidence.evidence import N_CANDIDATES, QueryEvidence
 from prolip_search.confidence.features import query_context
 from prolip_search.confidence.fitting import (
     MIN_JUDGED,
@@ -38,199 +35,17 @@ from prolip_search.confidence.logistic import fit_logistic, sigmoid
 from prolip_search.confidence.match import MatchModel, fit_match, ridge_penalty, row_weights
 from prolip_search.confidence.matches import match_probabilities
 from prolip_search.confidence.relation import relation_threshold
-from prolip_search.distances import MatchLogit, csd, inclusion_rows
+from prolip_search.distances import MatchLogit, inclusion_rows
 from prolip_search.errors import TrainingError
 from prolip_search.gaussians import Gaussians
 from prolip_search.metrics import auroc, brier_score, smooth_ece, smooth_ece_floor, spearman
-from prolip_search.train.judged import Judgements
+from prolip_search.train.galleries import Judged, gallery_evidence, match_logits
 from prolip_search.train.photos import Photos
-from prolip_search.train.unanswered import photos_without_answer, short_query
+from prolip_search.train.searches import Searches
 
 Doubles = npt.NDArray[np.float64]
 
 N_RANDOM_PAIRS = 20_000
-# A search among fewer photos than this tells nothing of a search in a collection.
-MIN_GALLERY = 20
-
-
-@dataclass(frozen=True, eq=False)
-class Judged:
-    """n judgements seen from one gallery of N photos.
-
-    evidence, gaussians: of the Q queries. logits [Q, N]: of every pair. rank [Q, N]: from 1, by
-    logit. judged, is_match, own [Q, N]: whether people were asked about a pair, whether the
-    majority said yes, and whether the text was written for the photo. propensity [Q, N]: the
-    probability of having been asked, see `asked_probability`.
-    """
-
-    texts: Sequence[str]
-    gaussians: Gaussians
-    photos: Photos
-    evidence: QueryEvidence
-    logits: Doubles
-    rank: npt.NDArray[np.int64]
-    judged: npt.NDArray[np.bool_]
-    is_match: npt.NDArray[np.bool_]
-    own: npt.NDArray[np.bool_]
-    propensity: Doubles
-
-    @property
-    def labels(self) -> Labels:
-        """The judged pairs as rows for a fit, query by query."""
-        query, photo = np.nonzero(self.judged)
-        return Labels(
-            evidence=self.evidence,
-            keys=self.texts,
-            nothing=np.zeros(len(self.texts), dtype=bool),
-            query=query,
-            logits=self.logits[query, photo],
-            is_match=self.is_match[query, photo],
-            propensity=self.propensity[query, photo],
-            rank=self.rank[query, photo],
-            is_thumb=np.zeros(len(query), dtype=bool),
-        )
-
-
-def match_logits(line: MatchLogit, queries: Gaussians, items: Gaussians) -> Doubles:
-    """ℓ of every pair, [Q, N], in float64."""
-    return np.asarray(line.logit(csd(queries, items)), dtype=np.float64)
-
-
-def gallery_evidence(
-    logits: Doubles, uncertainty: npt.NDArray[np.floating], ids: Sequence[str]
-) -> QueryEvidence:
-    """What a search of a whole gallery knows: ℓ [Q, N], u [Q], the ids of the N items."""
-    n_items = logits.shape[1]
-    order = np.argsort(-logits, axis=1, kind="stable")[:, :N_CANDIDATES]
-    candidate = np.zeros(logits.shape, dtype=bool)
-    np.put_along_axis(candidate, order, True, axis=1)
-    sample = np.arange(n_items)
-    if n_items > REFERENCE_SIZE:
-        sample = np.argsort(reference_rank(ids), kind="stable")[:REFERENCE_SIZE]
-    return QueryEvidence(
-        logits=np.take_along_axis(logits, order, axis=1),
-        reference=logits[:, sample],
-        beyond=~candidate[:, sample],
-        uncertainty=uncertainty.astype(np.float64),
-        n_items=n_items,
-    )
-
-
-def see(judgements: Judgements, texts: Gaussians, photos: Photos, line: MatchLogit) -> Judged:
-    """Judgements from a gallery that holds their photos; texts [Q]: those of their queries.
-
-    Raises TrainingError when no judgement is left to see.
-    """
-    if len(judgements) == 0:
-        raise TrainingError("No judgement is left in this half of the photos; give more of them.")
-    row_of = {name: row for row, name in enumerate(photos.ids)}
-    logits = match_logits(line, texts, photos.gaussians)
-    rank = (-logits).argsort(axis=1, kind="stable").argsort(axis=1) + 1
-    image = np.array([row_of[name] for name in judgements.images])[judgements.image]
-    judged, is_match, own = (np.zeros(logits.shape, dtype=bool) for _ in range(3))
-    judged[judgements.query, image] = True
-    is_match[judgements.query, image] = judgements.is_match
-    for row, owner in enumerate(judgements.owners):
-        if owner in row_of:
-            own[row, row_of[owner]] = True
-    return Judged(
-        texts=judgements.queries,
-        gaussians=texts,
-        photos=photos,
-        evidence=gallery_evidence(logits, texts.uncertainty, photos.ids),
-        logits=logits,
-        rank=rank,
-        judged=judged,
-        is_match=is_match,
-        own=own,
-        propensity=asked_probability(rank, own, judged),
-    )
-
-
-def asked_probability(
-    rank: npt.NDArray[np.int64], own: npt.NDArray[np.bool_], judged: npt.NDArray[np.bool_]
-) -> Doubles:
-    """How likely a pair was to be judged, estimated where nobody wrote it down: [Q, N].
-
-    Logistic in the log of its rank, its square, and whether the text is the photo's own: pairs were
-    picked by other systems, which rank what fits near the front as this one does.
-    """
-    position = np.log(rank / rank.shape[1])
-    features = np.stack([position, position**2, own, own * position], axis=-1).reshape(-1, 4)
-    if judged.all():
-        return np.ones(judged.shape)
-    spread = features.std(axis=0)
-    features = (features - features.mean(axis=0)) / np.where(spread > 0, spread, 1.0)
-    asked = fit_logistic(features, judged.ravel(), penalty=1.0)
-    smallest = 1.0 / judged.size
-    chance = sigmoid(features @ asked.weights + asked.intercept)
-    return np.maximum(chance, smallest).reshape(judged.shape)
-
-
-@dataclass(frozen=True, eq=False)
-class Searches:
-    """Queries with and without an answer in the gallery: features [S, 5], nothing [S], owner [S].
-
-    owner: the photo that a query was written for, so that both sides of a split share none.
-    """
-
-    features: Doubles
-    nothing: npt.NDArray[np.bool_]
-    owner: npt.NDArray[np.int64]
-
-
-def everyday_queries(photos: Photos) -> tuple[list[str], npt.NDArray[np.int64]]:
-    """A whole caption and a short beginning of another for each photo, and the photo's row."""
-    queries: list[tuple[str, int]] = []
-    for row, captions in enumerate(photos.captions):
-        if not captions:
-            continue
-        queries.append((captions[row % len(captions)], row))
-        short = short_query(captions[(row + 1) % len(captions)], 1 + row % 3)
-        if short is not None:
-            queries.append((short, row))
-    return [text for text, _ in queries], np.array([row for _, row in queries], dtype=np.int64)
-
-
-def searches(
-    match: MatchModel,
-    queries: Sequence[str],
-    owners: npt.NDArray[np.int64],
-    texts: Gaussians,
-    photos: Photos,
-    line: MatchLogit,
-) -> Searches:
-    """Every query in two galleries of one size: with its photo, and with all that answers it gone.
-
-    Each third query searches a quarter of the photos, because what a score is worth depends on how
-    many it was the best of. Seeded, so that the same data give the same model.
-    """
-    logits = match_logits(line, texts, photos.gaussians)
-    kept = photos_without_answer(queries, [int(row) for row in owners], photos.captions)
-    features, nothing, owner = [], [], []
-    for row, of_photo in enumerate(owners):
-        rng = np.random.default_rng(row)
-        without = np.flatnonzero(kept[row])
-        if row % 3 == 0:
-            without = rng.permutation(without)[: math.ceil(len(photos) / 4)]
-        if without.size < MIN_GALLERY:
-            continue
-        others = np.delete(np.arange(len(photos)), of_photo)
-        answered = np.append(rng.permutation(others)[: without.size - 1], of_photo)
-        for gallery in (answered, without):
-            evidence = gallery_evidence(
-                logits[row : row + 1, gallery],
-                texts.uncertainty[row : row + 1],
-                [photos.ids[int(item)] for item in gallery],
-            )
-            features.append(none_features(match_probabilities(match, evidence), evidence)[0])
-        nothing += [False, True]
-        owner += [of_photo, of_photo]
-    return Searches(
-        np.array(features).reshape(-1, len(NONE_FEATURES)),
-        np.array(nothing, dtype=bool),
-        np.array(owner, dtype=np.int64),
-    )
 
 
 def fit_matches(judged: Judged) -> KindModel:

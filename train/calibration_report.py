@@ -18,16 +18,7 @@ from prolip_search.confidence.logistic import sigmoid
 from prolip_search.encoders.protocol import Encoder
 from prolip_search.errors import TrainingDataError
 from prolip_search.metrics import auroc, smooth_ece, smooth_ece_floor
-from prolip_search.train.calibration import (
-    Judged,
-    Searches,
-    everyday_queries,
-    fit_default,
-    fit_matches,
-    searches,
-    see,
-    write_default,
-)
+from prolip_search.train.calibration import fit_default, fit_matches, write_default
 from prolip_search.train.figures import (
     THEMES,
     draw_coverage,
@@ -36,6 +27,7 @@ from prolip_search.train.figures import (
     draw_risk,
     reliability_curve,
 )
+from prolip_search.train.galleries import Judged, see
 from prolip_search.train.judged import photo_half, read_judgements
 from prolip_search.train.photos import Photos, Progress, encode_texts, read_photos
 from prolip_search.train.reliability import (
@@ -47,6 +39,7 @@ from prolip_search.train.reliability import (
     judged_pairs,
 )
 from prolip_search.train.report_page import report_page
+from prolip_search.train.searches import Searches, everyday_queries, searches
 
 N_FOLDS = 5
 METHOD = (
@@ -83,13 +76,15 @@ def evaluate_calibration(
     judgements: Path,
     *,
     pairs: Path | None = None,
+    calibration: ConfidenceModel | None = None,
     cache: Path | None = None,
     progress: Progress = lambda what, done, total: None,
 ) -> Evaluation:
     """Fits on half 0 of the photos in `data` and measures on half 1.
 
     data: a Parquet file or a folder (`photos.read_photos`). judgements: `judged.read_judgements`.
-    pairs: other photos with captions, for `none_probability` and percentiles.
+    pairs: other photos with captions, for `none_probability` and percentiles. calibration: this
+    one is measured in place of the fitted one, which is right only if it was fitted on half 0 too.
     Raises TrainingDataError, TrainingError and whatever the encoder raises.
     """
     photos = read_photos(data, encoder, cache, progress)
@@ -121,6 +116,7 @@ def evaluate_calibration(
             photos=captioned,
             line=line,
         )
+    model = model if calibration is None else calibration
     progress("measuring", 0, int(held_out.judged.sum()))
     confidence = confidences(model, held_out)
     captions, owner = second_half.pairs()

@@ -143,7 +143,7 @@ def _parquet(file: Path) -> tuple[list[str], list[list[str]], _Images]:
             return Image.open(io.BytesIO(table["image"][row].as_py())).convert("RGB")
         except (OSError, ValueError, TypeError) as error:
             raise TrainingDataError(
-                f"The image {ids[row]} of {file} is damaged: {error}."
+                f"The image {ids[row]} of {file} cannot be decoded: {error}."
             ) from error
 
     return ids, [list(some or ()) for some in captions], image

@@ -29,7 +29,7 @@ from prolip_search.metrics import (
     smooth_ece_floor,
 )
 from prolip_search.train.baselines import adversarial_margin, top_1_consistency
-from prolip_search.train.calibration import Judged, gallery_evidence, match_logits
+from prolip_search.train.galleries import Judged, gallery_evidence, match_logits
 from prolip_search.train.photos import Photos
 
 Doubles = npt.NDArray[np.float64]

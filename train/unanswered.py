@@ -23,10 +23,11 @@ COMMON_WORDS = frozenset(
     re.findall(
         r"\w+",
         """
-    a an and are as at away back be been behind being beside between by each few for from
-    front has have having he her his in into is it its many near next of off on one onto or
-    other out over several she some something that the their them there they this three
-    through to top two under up very was were which while who with
+    a about above across after against along among an and are around as at away back be been
+    behind being below beside between by down during each few for from front has have having he
+    her his in inside into is it its many near next of off on one onto or other out over several
+    she some something that the their them there they this three through to top toward towards
+    two under up very was were where which while who with
     """,
     )
 )
@@ -54,24 +55,27 @@ def short_query(caption: str, n_content_words: int) -> str | None:
     return None
 
 
-def photos_without_answer(
+def answers_and_rest(
     queries: Sequence[str], owners: Sequence[int], captions: Sequence[Sequence[str]]
-) -> npt.NDArray[np.bool_]:
-    """What is left of a gallery of N photos when a query's answers are gone: [Q, N], True for kept.
+) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """Which photos answer each query, and which are left when they and their like are gone: [Q, N].
 
-    owners [Q]: the row of the photo that each text was written for; captions [N]. Queries of even
-    number are made near, the others far.
+    owners [Q]: the row of the photo that each text was written for; captions [N]. A photo answers
+    when its captions name every word of the query, or when it is the query's own. Queries of even
+    number lose what is near, the others what is far (see above); no photo is on both sides.
     """
     named = [frozenset(word for text in some for word in content_words(text)) for some in captions]
     n_photos_naming = Counter(word for words in named for word in words)
-    kept = np.ones((len(queries), len(captions)), dtype=bool)
+    answers, rest = np.zeros((2, len(queries), len(captions)), dtype=bool)
     for row, (query, owner) in enumerate(zip(queries, owners, strict=True)):
-        words = set(content_words(query))
+        words = frozenset(content_words(query))
+        gone = words
         if words and row % 2 == 0:
-            words = {min(sorted(words), key=lambda word: n_photos_naming[word])}
-        kept[row] = [not words & of_photo for of_photo in named]
-        kept[row, owner] = False
-    return kept
+            gone = frozenset({min(sorted(words), key=lambda word: n_photos_naming[word])})
+        answers[row] = [bool(words) and words <= of_photo for of_photo in named]
+        rest[row] = [not gone & of_photo for of_photo in named]
+        answers[row, owner], rest[row, owner] = True, False
+    return answers, rest
 
 
 def _words(text: str) -> list[str]:

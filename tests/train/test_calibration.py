@@ -1,0 +1,180 @@
+"""Fitting the calibration to ship, on judgements whose truth is known."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from prolip_search.confidence import defaults
+from prolip_search.confidence.calibration import ConfidenceModel
+from prolip_search.confidence.evidence import N_CANDIDATES
+from prolip_search.errors import TrainingError
+from prolip_search.metrics import auroc, smooth_ece
+from prolip_search.testing import FakeEncoder
+from prolip_search.train.calibration import fit_default, fit_matches, write_default
+from prolip_search.train.calibration_report import halves
+from prolip_search.train.galleries import (
+    Judged,
+    asked_probability,
+    gallery_evidence,
+    match_logits,
+    see,
+)
+from prolip_search.train.judged import read_judgements
+from prolip_search.train.photos import Photos, encode_texts, read_photos
+from prolip_search.train.searches import everyday_queries, searches
+from tests.conftest import make_gaussians
+from tests.train.judged_photos import write_photos, write_votes
+
+ENCODER = FakeEncoder(16)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Photos:
+    return read_photos(write_photos(tmp_path_factory.mktemp("photos")), ENCODER)
+
+
+@pytest.fixture(scope="module")
+def seen(photos: Photos, tmp_path_factory: pytest.TempPathFactory) -> tuple[Judged, Judged]:
+    """Both halves."""
+    votes = write_votes(tmp_path_factory.mktemp("votes"), 9000)
+    said = read_judgements(votes, dict(zip(photos.ids, photos.captions, strict=True)), photos.ids)
+    first, second = (
+        see(
+            said.half(half),
+            encode_texts(ENCODER, said.half(half).queries),
+            gallery,
+            ENCODER.match_logit,
+        )
+        for half, gallery in enumerate(halves(photos))
+    )
+    return first, second
+
+
+def test_a_gallery_is_seen_best_first_with_its_sample() -> None:
+    queries, items = make_gaussians(3, 8, 0), make_gaussians(N_CANDIDATES + 1500, 8, 1)
+    logits = match_logits(ENCODER.match_logit, queries, items)
+    names = [f"item {row}" for row in range(len(items))]
+    evidence = gallery_evidence(logits, queries.uncertainty, names)
+    assert evidence.logits.shape == (3, N_CANDIDATES)
+    assert np.array_equal(evidence.logits[:, 0], logits.max(axis=1))
+    assert evidence.reference.shape == (3, 2048)
+    # A member is beyond the candidates exactly when its logit is below the last of them.
+    assert np.array_equal(evidence.beyond, evidence.reference < evidence.logits[:, -1:])
+    # The sum over candidates and sample of ones is the number of items.
+    ones = np.ones_like(evidence.logits), np.ones_like(evidence.reference)
+    assert evidence.total(*ones) == pytest.approx(len(items))
+
+
+def test_judgements_are_found_in_the_gallery(seen: tuple[Judged, Judged]) -> None:
+    judged, _ = seen
+    labels = judged.labels
+    assert len(labels.is_match) == judged.judged.sum() > 1000
+    best = labels.rank == 1
+    assert np.array_equal(labels.logits[best], judged.evidence.logits[labels.query[best], 0])
+    assert judged.own.sum(axis=1).tolist() == [1] * len(judged.texts)
+    # Every text is about a photo of this half, and is a match of it nearly always.
+    assert judged.is_match[judged.own].mean() > 0.8
+
+
+def test_the_chance_of_having_been_asked_is_found_again() -> None:
+    rng = np.random.default_rng(0)
+    rank = np.tile(np.arange(1, 301), (200, 1))
+    own = rng.random(rank.shape) < 0.003
+    truth = np.where(own, 0.8, np.clip(0.6 / np.sqrt(rank), 0.0, 1.0))
+    estimate = asked_probability(rank, own, rng.random(rank.shape) < truth)
+    assert np.abs(estimate - truth)[~own].mean() < 0.02
+    assert abs(estimate[own].mean() - 0.8) < 0.08
+    assert asked_probability(rank, own, np.ones(rank.shape, dtype=bool)).min() == 1.0
+
+
+def test_confidence_keeps_its_word_on_the_other_half(seen: tuple[Judged, Judged]) -> None:
+    fitted, other = seen
+    kind = fit_matches(fitted)
+    assert (kind.status, kind.n_judged) == ("default", 0)
+    assert kind.match is not None
+    assert kind.match.n_judged == fitted.judged.sum()
+    assert kind.quality is not None
+    model = fit_default(kind, ENCODER.fingerprint)
+    rows = other.labels
+    context = model.of("text").match
+    assert context is not None
+    from prolip_search.train.reliability import confidences
+
+    confidence = confidences(model, other)[other.judged]
+    assert smooth_ece(confidence, rows.is_match) < 0.05
+    assert auroc(confidence, rows.is_match) > 0.75
+
+
+def test_pairs_that_others_picked_do_not_set_how_sure_it_is(seen: tuple[Judged, Judged]) -> None:
+    """Judging only what fits best and a share of the rest must not make everything a match."""
+    judged, _ = seen
+    rng = np.random.default_rng(1)
+    chance = np.where(judged.is_match, 0.9, 0.15)
+    asked = judged.judged & (rng.random(chance.shape) < chance)
+    alike = replace(judged, judged=asked, propensity=np.full(chance.shape, 0.5))
+    weighted = replace(judged, judged=asked, propensity=chance)
+    truth = judged.is_match[judged.judged].mean()
+    from prolip_search.train.reliability import confidences
+
+    means = [
+        confidences(fit_default(fit_matches(some), ENCODER.fingerprint), judged)[
+            judged.judged
+        ].mean()
+        for some in (alike, weighted)
+    ]
+    assert means[0] > truth + 0.1
+    assert means[1] == pytest.approx(truth, abs=0.05)
+
+
+def test_too_few_judgements_give_no_calibration(seen: tuple[Judged, Judged]) -> None:
+    judged, _ = seen
+    few = np.zeros_like(judged.judged)
+    few.ravel()[np.flatnonzero(judged.judged.ravel())[:40]] = True
+    with pytest.raises(TrainingError, match=r"needs 50 judgements, 5 of each answer.* has 40"):
+        fit_matches(replace(judged, judged=few))
+    with pytest.raises(TrainingError, match="0 of them yes"):
+        fit_matches(replace(judged, is_match=np.zeros_like(judged.judged)))
+
+
+def test_nothing_is_told_from_something(seen: tuple[Judged, Judged], photos: Photos) -> None:
+    kind = fit_matches(seen[0])
+    assert kind.match is not None
+    texts, owners = everyday_queries(photos)
+    gaussians = encode_texts(ENCODER, texts)
+    line = ENCODER.match_logit
+    asked = searches(kind.match, texts, owners, gaussians, photos, line)
+    assert asked.nothing.sum() * 2 == len(asked.nothing) > 200
+    assert np.array_equal(asked.owner[::2], asked.owner[1::2])
+    model = fit_default(
+        kind, ENCODER.fingerprint, asked=asked, texts=gaussians, photos=photos, line=line
+    )
+    none = model.of("text").none
+    assert none is not None
+    assert none.status == "default"
+    assert auroc(none.probability(asked.features), asked.nothing) > 0.8
+    assert model.of("text").uncertainty is not None
+    assert model.relation_threshold is not None
+    assert model.of("image").status == "none"
+
+
+def test_a_default_is_found_under_its_name_and_is_the_same_every_time(
+    seen: tuple[Judged, Judged], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = fit_default(fit_matches(seen[0]), ENCODER.fingerprint)
+    file = write_default(model, tmp_path)
+    first = file.read_bytes()
+    assert write_default(fit_default(fit_matches(seen[0]), ENCODER.fingerprint), tmp_path) == file
+    assert file.read_bytes() == first
+    monkeypatch.setattr(defaults, "FOLDER", tmp_path)
+    defaults.default_model.cache_clear()
+    found = defaults.default_model(ENCODER.fingerprint)
+    defaults.default_model.cache_clear()
+    assert isinstance(found, ConfidenceModel)
+    kept, written = found.of("text").match, model.of("text").match
+    assert kept is not None
+    assert written is not None
+    assert kept.weights == pytest.approx(written.weights, rel=1e-8)
