@@ -205,11 +205,12 @@ def show(figures: dict[str, Any]) -> None:
 
 
 def _rounded(value: Any) -> Any:
-    """Floats to five digits."""
+    """Floats to five digits, without curves."""
     if isinstance(value, float):
         return float(f"{value:.5g}")
     if isinstance(value, dict):
-        return {name: _rounded(some) for name, some in value.items()}
+        # Curves are for the report; here they would be most of the file.
+        return {name: _rounded(some) for name, some in value.items() if name != "risk"}
     return [_rounded(some) for some in value] if isinstance(value, list) else value
 
 

@@ -74,7 +74,12 @@ def evaluate(
             last = doing
 
     result = evaluate_calibration(
-        prolip_search.load_encoder(encoder), data, judgements, pairs=pairs, cache=cache, progress=progress
+        prolip_search.load_encoder(encoder),
+        data,
+        judgements,
+        pairs=pairs,
+        cache=cache,
+        progress=progress,
     )
     files = write_report(result, out)
     _print_result(result, files)

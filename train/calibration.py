@@ -32,7 +32,7 @@ from prolip_search.confidence.fitting import (
     query_folds,
 )
 from prolip_search.confidence.logistic import fit_logistic, sigmoid
-from prolip_search.confidence.match import MatchModel, fit_match, ridge_penalty, row_weights
+from prolip_search.confidence.match import LARGEST_WEIGHT, MatchModel, fit_match
 from prolip_search.confidence.matches import match_probabilities
 from prolip_search.confidence.relation import relation_threshold
 from prolip_search.distances import MatchLogit, inclusion_rows
@@ -46,6 +46,8 @@ from prolip_search.train.searches import Searches
 Doubles = npt.NDArray[np.float64]
 
 N_RANDOM_PAIRS = 20_000
+# A hair: one slope has thousands of rows, and a handful of them must not turn it over.
+LEVEL_PENALTY = 0.1
 
 
 def fit_matches(judged: Judged) -> KindModel:
@@ -72,7 +74,7 @@ def fit_matches(judged: Judged) -> KindModel:
         inside = fold == number
         model = _in_two_steps(features[~inside], rows, ~inside)
         confidence[inside] = model.confidence(features[inside])
-    weights = row_weights(rows.propensity)
+    weights = _weights(rows.propensity)
     quality = Quality(
         smece=smooth_ece(confidence, rows.is_match, weights),
         smece_floor=smooth_ece_floor(confidence, weights=weights),
@@ -87,6 +89,13 @@ def fit_matches(judged: Judged) -> KindModel:
     return KindModel(status="default", match=match, quality=quality)
 
 
+def _weights(propensity: Doubles) -> Doubles:
+    """1 / propensity, cut at five times its mean: [n] -> [n]."""
+    inverse = 1.0 / propensity
+    cut: Doubles = np.minimum(inverse, LARGEST_WEIGHT * inverse.mean())
+    return cut
+
+
 def _in_two_steps(features: Doubles, rows: Labels, chosen: npt.NDArray[np.bool_]) -> MatchModel:
     """The weights of all chosen rows alike, then slope and intercept of the weighted rows."""
     label, query = rows.is_match[chosen], rows.query[chosen]
@@ -95,8 +104,8 @@ def _in_two_steps(features: Doubles, rows: Labels, chosen: npt.NDArray[np.bool_]
     level = fit_logistic(
         log_odds,
         label,
-        penalty=ridge_penalty(len(label)),
-        weights=row_weights(rows.propensity[chosen]),
+        penalty=LEVEL_PENALTY,
+        weights=_weights(rows.propensity[chosen]),
         groups=query,
     )
     slope = float(level.weights[0])

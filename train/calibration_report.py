@@ -147,7 +147,7 @@ def evaluate_calibration(
     return Evaluation(model, held_out, report)
 
 
-def none_quality(asked: Searches) -> Figures:
+def none_quality(asked: Searches) -> Figures | None:
     """`none_probability` on searches it was not fitted on: five folds, split by photo."""
     probability = np.full(len(asked.nothing), np.nan)
     for fold in range(N_FOLDS):
@@ -157,7 +157,7 @@ def none_quality(asked: Searches) -> Figures:
             probability[inside] = model.probability(asked.features[inside])
     known = np.isfinite(probability)
     if not known.any():
-        return {}
+        return None
     return {
         "searches": int(known.sum()),
         "auroc": auroc(probability[known], asked.nothing[known]),

@@ -22,6 +22,8 @@ Doubles = npt.NDArray[np.float64]
 
 # A search among fewer photos than this tells nothing of a search in a collection.
 MIN_GALLERY = 20
+# What more photos than these show is no answer that a collection lacks.
+MOST_ANSWERS = 0.01  # of the gallery
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +65,7 @@ def searches(
     whether an answer is there and not whether things like it are: a rare bird may be the only bird
     of a collection, and a collection of birds may lack it. Each third query searches a quarter of
     the photos, because what a score is worth depends on how many it was the best of.
+    Queries that many photos answer are left out: nobody's collection lacks "a man".
     Seeded, so that the same data give the same model.
     """
     logits = match_logits(line, texts, photos.gaussians)
@@ -73,7 +76,7 @@ def searches(
         if row % 3 == 0:
             without = without[: math.ceil(len(photos) / 4)]
         found = np.flatnonzero(answers[row])
-        if without.size < max(MIN_GALLERY, 2 * found.size):
+        if without.size < MIN_GALLERY or found.size > max(1.0, MOST_ANSWERS * len(photos)):
             continue
         answered = np.concatenate([without[found.size :], found])
         for gallery in (answered, without):

@@ -22,6 +22,7 @@ NONE_FEATURES = (
     "log_query_uncertainty",
     "evidence",
 )
+BEST_CONFIDENCE = NONE_FEATURES.index("log_best_confidence")
 MIN_QUERIES = 50
 MIN_OF_EACH = 10
 # Probabilities below this say nothing more by being smaller, and their logarithm must stay finite.
@@ -32,6 +33,8 @@ SMALLEST = 1e-12
 class NoneModel:
     """P(nothing matches) = σ(v·ψ̃ + d), ψ̃ = (ψ − center) / scale, over NONE_FEATURES, each [5].
 
+    At most 1 − the best confidence: where nothing matches the first result does not, and a page
+    that says "80 %" beside its first photo must not say "perhaps nothing here matches" above it.
     status: whether queries of this index made it ("own") or it came with the encoder ("default").
     """
 
@@ -45,7 +48,8 @@ class NoneModel:
     def probability(self, features: Doubles) -> Doubles:
         """ψ [Q, 5] -> [Q], uncut."""
         standard = (features - self.center) / self.scale
-        return sigmoid((standard * self.weights).sum(axis=1) + self.intercept)
+        probability = sigmoid((standard * self.weights).sum(axis=1) + self.intercept)
+        return np.minimum(probability, 1.0 - np.exp(features[:, BEST_CONFIDENCE]))
 
 
 def none_features(probabilities: MatchProbabilities, evidence: QueryEvidence) -> Doubles:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from prolip_search.train import reliability
+from prolip_search.train import reliability, searches
 from tests.cli.conftest import Run
 from tests.train.judged_photos import write_lines, write_photos, write_votes
 
@@ -18,6 +18,7 @@ from tests.train.judged_photos import write_lines, write_photos, write_votes
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reliability, "N_RESAMPLES", 30)
     monkeypatch.setattr(reliability, "N_SPLITS", 5)
+    monkeypatch.setattr(searches, "MOST_ANSWERS", 0.1)  # two colours are on one photo in 28
 
 
 def test_a_report_stands_alone_and_says_who_won(run: Run, tmp_path: Path) -> None:

@@ -140,14 +140,18 @@ def test_too_few_judgements_give_no_calibration(seen: tuple[Judged, Judged]) -> 
         fit_matches(replace(judged, is_match=np.zeros_like(judged.judged)))
 
 
-def test_nothing_is_told_from_something(seen: tuple[Judged, Judged], photos: Photos) -> None:
+def test_nothing_is_told_from_something(
+    seen: tuple[Judged, Judged], photos: Photos, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Each pair of colours is on one photo in 28.
+    monkeypatch.setattr("prolip_search.train.searches.MOST_ANSWERS", 0.1)
     kind = fit_matches(seen[0])
     assert kind.match is not None
     texts, owners = everyday_queries(photos)
     gaussians = encode_texts(ENCODER, texts)
     line = ENCODER.match_logit
     asked = searches(kind.match, texts, owners, gaussians, photos, line)
-    assert asked.nothing.sum() * 2 == len(asked.nothing) > 200
+    assert asked.nothing.sum() * 2 == len(asked.nothing) > 100
     assert np.array_equal(asked.owner[::2], asked.owner[1::2])
     model = fit_default(
         kind, ENCODER.fingerprint, asked=asked, texts=gaussians, photos=photos, line=line
@@ -155,10 +159,21 @@ def test_nothing_is_told_from_something(seen: tuple[Judged, Judged], photos: Pho
     none = model.of("text").none
     assert none is not None
     assert none.status == "default"
-    assert auroc(none.probability(asked.features), asked.nothing) > 0.8
+    assert auroc(none.probability(asked.features), asked.nothing) > 0.6
     assert model.of("text").uncertainty is not None
     assert model.relation_threshold is not None
     assert model.of("image").status == "none"
+
+
+def test_what_many_photos_show_is_not_searched_for_in_vain(
+    seen: tuple[Judged, Judged], photos: Photos
+) -> None:
+    match = fit_matches(seen[0]).match
+    assert match is not None
+    texts, owners = everyday_queries(photos)
+    line = ENCODER.match_logit
+    asked = searches(match, texts, owners, encode_texts(ENCODER, texts), photos, line)
+    assert len(asked.nothing) == 0
 
 
 def test_a_default_is_found_under_its_name_and_is_the_same_every_time(
