@@ -6,6 +6,7 @@ scanned as give the recall@10 that was asked for, to each kind of query, with so
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -39,16 +40,48 @@ def tune(index: IvfIndex, rows: RowSource, dim: int, target: float) -> dict[str,
     families, allowed = _queries(rows, dim)
     asked = _Asked(AugmentedRows(rows, dim), families, allowed)
     for margin in MARGINS:
-        n_probes = 1
-        while True:
+
+        def measure(n_probes: int, margin: int = margin) -> dict[str, float]:
             index.n_probes = n_probes
-            measured = asked.recall(index, margin)
-            if min(measured.values()) >= aim:
-                return {"n_probes": n_probes, "margin": margin, "recall": measured}
-            if n_probes == index.n_lists:
-                break
-            n_probes = min(index.n_lists, max(n_probes + 1, int(n_probes * WIDER)))
+            return asked.recall(index, margin)
+
+        found = first_to_reach(aim, _numbers_of_lists(index.n_lists), measure)
+        if found is not None:
+            n_probes, measured = found
+            index.n_probes = n_probes
+            return {"n_probes": n_probes, "margin": margin, "recall": measured}
     return None
+
+
+def first_to_reach(
+    aim: float, settings: Sequence[int], measure: Callable[[int], dict[str, float]]
+) -> tuple[int, dict[str, float]] | None:
+    """The first of ever costlier settings whose least recall is the aim or more, and its recall.
+
+    Tries few of them, the cheap ones first, and takes it that recall grows along them: where it
+    does not, the setting may be a later one, but what is given was measured. None: not even the
+    last one does.
+    """
+    low, high = 0, 0
+    while min((measured := measure(settings[high])).values()) < aim:
+        if high == len(settings) - 1:
+            return None
+        low, high = high + 1, min(len(settings) - 1, 2 * high + 1)
+    while low < high:
+        middle = (low + high) // 2
+        tried = measure(settings[middle])
+        if min(tried.values()) < aim:
+            low = middle + 1
+        else:
+            high, measured = middle, tried
+    return settings[high], measured
+
+
+def _numbers_of_lists(n_lists: int) -> list[int]:
+    numbers = [1]
+    while numbers[-1] < n_lists:
+        numbers.append(min(n_lists, max(numbers[-1] + 1, int(numbers[-1] * WIDER))))
+    return numbers
 
 
 class _Asked:
