@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -381,6 +382,32 @@ def test_a_small_batch_gives_the_same_index_as_a_large_one(photos: Path, tmp_pat
         engine.index(photos, batch_size=batch_size)
         tables.append(items(engine))
     assert tables[0] == tables[1] == tables[2]
+
+
+def test_reading_goes_on_while_the_encoder_is_at_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read_on = threading.Event()
+    last = f"{ingestion.ENCODE_SIZE + 8:03}.png"
+
+    class SlowEncoder(FakeEncoder):
+        waited = True
+
+        def encode_prepared(self, batch):  # type: ignore[no-untyped-def]  # as in FakeEncoder
+            self.waited &= read_on.wait(timeout=30)
+            return super().encode_prepared(batch)
+
+    def read_file(path: Path) -> bytes:
+        if path.name == last:
+            read_on.set()
+        return path.read_bytes()
+
+    monkeypatch.setattr(ingestion, "read_file", read_file)
+    for number in range(ingestion.ENCODE_SIZE + 9):
+        draw(tmp_path / f"photos/{number:03}.png", f"#{number:02x}4080")
+    encoder = SlowEncoder()
+    SearchEngine.create(tmp_path / ".prolip-search", encoder=encoder).index(tmp_path / "photos")
+    assert encoder.waited
 
 
 def test_progress_counts_to_the_end(engine: SearchEngine, photos: Path) -> None:
