@@ -30,9 +30,12 @@ from prolip_search.train.calibration_report import evaluate_calibration, halves,
 from prolip_search.train.galleries import gallery_evidence, match_logits
 from prolip_search.train.photos import Photos, encode_texts, read_photos
 from prolip_search.train.report_page import verdict
+from prolip_search.train.searches import everyday_queries
+from prolip_search.train.unanswered import answers_and_rest
 
 HERE = Path(__file__).parent / "data"
 SMECE_BAR = 0.04
+SHORT = 6  # words
 # The words on screen: cli/confidences.py.
 WORDS = (("Probably nothing here matches", 0.8), ("Perhaps nothing here matches", 0.5))
 
@@ -58,7 +61,8 @@ def main() -> int:
         cache=options.cache,
     )
     figures = result.report | {
-        "mixed gallery": mixed_gallery(encoder, shipped, options.data, options.cache)
+        "short queries": short_queries(encoder, shipped, options.data, options.cache),
+        "mixed gallery": mixed_gallery(encoder, shipped, options.data, options.cache),
     }
     del figures["made"]  # the same figures give the same file
     show(figures)
@@ -70,6 +74,43 @@ def main() -> int:
     return (
         0 if figures["judged pairs"]["scores"]["confidence"]["smECE"]["value"] <= SMECE_BAR else 1
     )
+
+
+def short_queries(
+    encoder: Encoder, model: ConfidenceModel, data: Path, cache: Path
+) -> list[dict[str, Any]]:
+    """Short queries, as people type them, by how many photos of half 1 are described by them.
+
+    A photo is described when its five captions name every word of the query: at least these
+    photos match, and others do whose captions pass over it.
+    """
+    _, gallery = halves(read_photos(data / "test.parquet", encoder, cache))
+    queries, owners = everyday_queries(gallery)
+    chosen = [row for row, query in enumerate(queries) if len(query.split()) <= SHORT]
+    queries, owners = [queries[row] for row in chosen], owners[chosen]
+    described, _ = answers_and_rest(queries, owners.tolist(), gallery.captions)
+    texts = encode_texts(encoder, queries, cache)
+    logits = match_logits(encoder.match_logit, texts, gallery.gaussians)
+    said = score(model, "text", gallery_evidence(logits, texts.uncertainty, gallery.ids))
+    assert said.results is not None
+    order = np.argsort(-logits, axis=1, kind="stable")
+    found = np.take_along_axis(described, order, axis=1)
+    n_described = described.sum(axis=1)
+    table = []
+    for least, most in ((1, 3), (4, 20), (21, len(gallery))):
+        some = (n_described >= least) & (n_described <= most)
+        for first, last in ((1, 1), (2, 5), (6, 20)):
+            at = slice(first - 1, last)
+            table.append(
+                {
+                    "photos described": f"{least} to {most}",
+                    "queries": int(some.sum()),
+                    "ranks": f"{first} to {last}",
+                    "mean confidence": float(said.results.confidence[some, at].mean()),
+                    "described": float(found[some, at].mean()),
+                }
+            )
+    return table
 
 
 def mixed_gallery(
@@ -184,6 +225,12 @@ def show(figures: dict[str, Any]) -> None:
         )
     print(verdict(figures["first results"], "people's judgement of the first result"))
     print(verdict(figures["first targets"], "the very photo of the caption"))
+    print("Short queries: mean confidence, and the share that captions describe (at least these)")
+    for row in figures["short queries"]:
+        print(
+            f"  {row['queries']:3} queries that describe {row['photos described']:9} photos, rank "
+            f"{row['ranks']:7} {row['mean confidence']:.2f}   >= {row['described']:.2f}"
+        )
     mixed = figures["mixed gallery"]
     print(f"Mixed gallery of {mixed['photos']:,} photos, {mixed['queries']} queries, half absent")
     for name, some in mixed["auroc"].items():

@@ -46,6 +46,7 @@ from prolip_search.train.searches import Searches
 Doubles = npt.NDArray[np.float64]
 
 N_RANDOM_PAIRS = 20_000
+SHOWN = 10  # results that a search shows
 # A hair: one slope has thousands of rows, and a handful of them must not turn it over.
 LEVEL_PENALTY = 0.1
 
@@ -56,8 +57,9 @@ def fit_matches(judged: Judged) -> KindModel:
     In two steps. Which features count how much is learnt from all judged pairs alike: weights of
     pairs that were judged by a small chance would drown it in noise. How large a confidence is, is
     then learnt with these weights, or it would be that of pairs that others picked for judging.
-    Quality is by five folds, split by query, weighted. Raises TrainingError when the judgements are
-    too few, or all alike.
+    Quality is by five folds, split by query, weighted, over the ranks that a search shows: over all
+    pairs, most of which fit nothing, any error would look small. Raises TrainingError when the
+    judgements are too few, or all alike.
     """
     rows = judged.labels
     n, n_yes = len(rows.is_match), int(rows.is_match.sum())
@@ -74,13 +76,15 @@ def fit_matches(judged: Judged) -> KindModel:
         inside = fold == number
         model = _in_two_steps(features[~inside], rows, ~inside)
         confidence[inside] = model.confidence(features[inside])
-    weights = _weights(rows.propensity)
+    shown = rows.rank <= SHOWN
+    promised, label = confidence[shown], rows.is_match[shown]
+    weights = _weights(rows.propensity)[shown]
     quality = Quality(
-        smece=smooth_ece(confidence, rows.is_match, weights),
-        smece_floor=smooth_ece_floor(confidence, weights=weights),
-        brier=brier_score(confidence, rows.is_match, weights),
-        brier_raw=brier_score(sigmoid(rows.logits), rows.is_match, weights),
-        auroc=auroc(confidence, rows.is_match),
+        smece=smooth_ece(promised, label, weights),
+        smece_floor=smooth_ece_floor(promised, weights=weights),
+        brier=brier_score(promised, label, weights),
+        brier_raw=brier_score(sigmoid(rows.logits[shown]), label, weights),
+        auroc=auroc(promised, label),
         folds=N_FOLDS,
     )
     # n_judged and its like count an index's own labels; how many a model was fitted on, it knows.

@@ -29,6 +29,7 @@ from prolip_search.metrics import (
     smooth_ece_floor,
 )
 from prolip_search.train.baselines import adversarial_margin, top_1_consistency
+from prolip_search.train.calibration import SHOWN
 from prolip_search.train.galleries import Judged, gallery_evidence, match_logits
 from prolip_search.train.photos import Photos
 
@@ -37,7 +38,6 @@ Mask = npt.NDArray[np.bool_]
 Figures = dict[str, Any]
 
 RANKS = ((1, 1), (2, 3), (4, 10), (11, 30), (31, 100))
-SHOWN = 10  # results that a search shows
 N_RESAMPLES = 1000
 N_SPLITS = 200
 MODES: tuple[CutoffMode, ...] = ("confident", "average")

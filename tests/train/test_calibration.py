@@ -11,8 +11,10 @@ import pytest
 from prolip_search.confidence import defaults
 from prolip_search.confidence.calibration import ConfidenceModel
 from prolip_search.confidence.evidence import N_CANDIDATES
+from prolip_search.confidence.logistic import sigmoid
+from prolip_search.encoders.loading import load_encoder
 from prolip_search.errors import TrainingError
-from prolip_search.metrics import auroc, smooth_ece
+from prolip_search.metrics import auroc, brier_score, smooth_ece
 from prolip_search.testing import FakeEncoder
 from prolip_search.train.calibration import fit_default, fit_matches, write_default
 from prolip_search.train.calibration_report import halves
@@ -25,6 +27,7 @@ from prolip_search.train.galleries import (
 )
 from prolip_search.train.judged import read_judgements
 from prolip_search.train.photos import Photos, encode_texts, read_photos
+from prolip_search.train.reliability import confidences
 from prolip_search.train.searches import everyday_queries, searches
 from tests.conftest import make_gaussians
 from tests.train.judged_photos import write_photos, write_votes
@@ -100,10 +103,6 @@ def test_confidence_keeps_its_word_on_the_other_half(seen: tuple[Judged, Judged]
     assert kind.quality is not None
     model = fit_default(kind, ENCODER.fingerprint)
     rows = other.labels
-    context = model.of("text").match
-    assert context is not None
-    from prolip_search.train.reliability import confidences
-
     confidence = confidences(model, other)[other.judged]
     assert smooth_ece(confidence, rows.is_match) < 0.05
     assert auroc(confidence, rows.is_match) > 0.75
@@ -118,8 +117,6 @@ def test_pairs_that_others_picked_do_not_set_how_sure_it_is(seen: tuple[Judged, 
     alike = replace(judged, judged=asked, propensity=np.full(chance.shape, 0.5))
     weighted = replace(judged, judged=asked, propensity=chance)
     truth = judged.is_match[judged.judged].mean()
-    from prolip_search.train.reliability import confidences
-
     means = [
         confidences(fit_default(fit_matches(some), ENCODER.fingerprint), judged)[
             judged.judged
@@ -193,3 +190,34 @@ def test_a_default_is_found_under_its_name_and_is_the_same_every_time(
     assert kept is not None
     assert written is not None
     assert kept.weights == pytest.approx(written.weights, rel=1e-8)
+
+
+@pytest.mark.slow
+def test_what_ships_for_mini_comes_from_the_judgements_and_keeps_its_word(
+    shared_data: Path,
+) -> None:
+    mini = load_encoder("mini")
+    photos = read_photos(shared_data / "test.parquet", mini)
+    said = read_judgements(
+        shared_data / "crowd_judgments.csv",
+        dict(zip(photos.ids, photos.captions, strict=True)),
+        photos.ids,
+    )
+    first, second = (
+        see(said.half(half), encode_texts(mini, said.half(half).queries), gallery, mini.match_logit)
+        for half, gallery in enumerate(halves(photos))
+    )
+    shipped = defaults.default_model(mini.fingerprint)
+    assert shipped is not None
+    confidence = confidences(shipped, second)
+    again = confidences(fit_default(fit_matches(first), mini.fingerprint), second)
+    assert np.abs(confidence - again).max() < 0.01
+    label = second.is_match[second.judged]
+    assert smooth_ece(confidence[second.judged], label) <= 0.04
+    raw = sigmoid(second.logits[second.judged])
+    assert brier_score(confidence[second.judged], label) < 0.9 * brier_score(raw, label)
+    # Of each of the first ranks at least so many match: those that are known to.
+    for rank in (1, 2, 3):
+        at = second.rank == rank
+        found = (at & second.judged & second.is_match) | (at & ~second.judged & second.own)
+        assert confidence[at].mean() > 0.9 * found.sum() / at.sum()
