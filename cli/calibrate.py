@@ -15,7 +15,7 @@ from prolip_search.cli.terminal import note, shown_path
 from prolip_search.errors import QueryError
 
 if TYPE_CHECKING:
-    from prolip_search.calibrating import CalibrationReport
+    from prolip_search.calibration_report import CalibrationReport
     from prolip_search.engine import SearchEngine
 
 
@@ -81,6 +81,9 @@ def calibrate(
     elif pairs is not None or beside:
         done = engine.calibrate(pairs=pairs) if pairs is not None else engine.calibrate_beside()
         _tell_of_pairs(done)
+        if _would_answer():
+            _interview(engine, None, n_queries)
+            done = engine.calibrate()
     else:
         if not refit:
             _interview(engine, _lines(queries) if queries is not None else None, n_queries)
@@ -100,6 +103,19 @@ def _tell_of_pairs(done: CalibrationReport) -> None:
         "and say nothing of other images: for confidences answer a few questions with "
         "`prolip-search calibrate`."
     )
+
+
+def _would_answer() -> bool:
+    """Whether somebody is there, and wants to answer questions now."""
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        return False
+    from prolip_search.cli.keys import keys
+
+    print("Answer a few questions now? y/n ", end="", flush=True)
+    with keys() as read_key:
+        answer = read_key()
+    print(answer if answer.isprintable() else "")
+    return answer == "y"
 
 
 def _interview(engine: SearchEngine, own: list[str] | None, n: int) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from fractions import Fraction
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -95,8 +94,9 @@ def calibration_words(calibration: Calibration) -> str:
 
 
 def _often(results: SearchResults) -> str:
-    share = Fraction(results.coverage or 0.9).limit_denominator(100)
-    return f"{share.numerator} of {share.denominator} searches"
+    share = results.coverage or 0.9
+    of = next((n for n in range(2, 100) if abs(share * n - round(share * n)) < 1e-9), 100)
+    return f"{round(share * of)} of {of} searches"
 
 
 def _count(n: float) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from prolip_search.engine import SearchEngine
     from prolip_search.results import SearchResult
 
-Verdict = Literal["y", "n", "s", "u", "q"]
 HELP = "y yes, it fits   n no   s skip   u undo the last   q stop and keep everything"
 BOLD = 1
 
@@ -41,41 +40,41 @@ class Interview:
         for number, query in enumerate(queries, start=1):
             print(f"\n{number} of {len(queries)}  {self._terminal.paint(visible(query), BOLD)}")
             said: list[Judgement] = []
-            goes_on = self._about(query, said)
+            try:
+                goes_on = self._about(query, said)
+            except KeyboardInterrupt:
+                goes_on = False
             self._engine.record(said, fit=False)
             self.n_answers += len(said)
             if not goes_on:
                 return
 
     def _about(self, query: str, said: list[Judgement]) -> bool:
-        """Asks about one query; False to stop."""
+        """Asks about one query; False to stop. What was said is in `said`, however it ends."""
         answer = self._engine.search(query, DEEP)
         asked = choose_ranks(len(answer), self._rng)
-        at = 0
-        verdicts: list[Verdict] = []
-        while at < len(asked):
-            verdict = self._verdict(answer[asked[at].rank - 1])
-            if verdict == "q":
-                break
-            if verdict == "u":
-                at = max(0, at - 1)
-                verdicts = verdicts[:at]
-                continue
-            verdicts.append(verdict)
-            at += 1
-        for one, verdict in zip(asked, verdicts, strict=False):
-            if verdict in ("y", "n"):
-                said.append(
-                    Judgement(
-                        query=query,
-                        item=answer.ids[one.rank - 1],
-                        label="match" if verdict == "y" else "no_match",
-                        rank=one.rank,
-                        probability=one.probability,
-                    )
+        verdicts: list[str] = []
+        try:
+            while len(verdicts) < len(asked):
+                verdict = self._verdict(answer[asked[len(verdicts)].rank - 1])
+                if verdict == "q":
+                    return False
+                if verdict == "u":
+                    del verdicts[-1:]
+                else:
+                    verdicts.append(verdict)
+        finally:
+            said += [
+                Judgement(
+                    query=query,
+                    item=answer.ids[one.rank - 1],
+                    label="match" if verdict == "y" else "no_match",
+                    rank=one.rank,
+                    probability=one.probability,
                 )
-        if len(verdicts) < len(asked):
-            return False
+                for one, verdict in zip(asked, verdicts, strict=False)
+                if verdict in ("y", "n")
+            ]
         if "n" in verdicts and "y" not in verdicts:
             return self._about_nothing(query, said)
         return True
@@ -87,20 +86,17 @@ class Interview:
             said.append(Judgement(query=query, item=None, label="none"))
         return key != "q"
 
-    def _verdict(self, result: SearchResult) -> Verdict:
+    def _verdict(self, result: SearchResult) -> str:
         if self._protocol is not None and result.file is not None:
             print(inline_image(result.file, self._protocol))
         name = self._terminal.link(result_name(result), result.file)
-        return self._key(f"  {name}  fits? y/n/s ", "ynsuq")  # type: ignore[return-value]
+        return self._key(f"  {name}  fits? y/n/s ", "ynsuq")
 
     def _key(self, question: str, allowed: str) -> str:
         """One of the allowed letters; the end of the input stops."""
         while True:
             print(question, end="", flush=True)
-            try:
-                key = self._read_key()
-            except KeyboardInterrupt:
-                key = ""
+            key = self._read_key()
             print(key if key.isprintable() else "")
             if key == "":
                 return "q"

@@ -47,7 +47,8 @@ def judge(
     engine = options.open_engine(index, runtime)
     judgements = _judgements(engine, query, results, label)
     engine.record(judgements)
-    note(f"Kept. {engine.store.count_judgements():,} judgements so far; every 25 count anew.")
+    n_judged = engine.store.count_judgements()
+    note(f"Kept. {n_judged:,} judgements so far; every 25 new ones confidences are fitted again.")
 
 
 def _judgements(

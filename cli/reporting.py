@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from prolip_search.calibrating import CalibrationReport, KindReport
+    from prolip_search.calibration_report import CalibrationReport, KindReport
 
 NAMES = {"text": "words", "image": "pictures"}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypedDict
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prolip_search.confidence.calibration import ConfidenceModel, KindModel
+from prolip_search.confidence.defaults import default_model
 from prolip_search.confidence.evidence import QueryEvidence
 from prolip_search.confidence.relation import relation
 from prolip_search.confidence.scoring import (
@@ -27,6 +29,8 @@ from prolip_search.indexes.ranking import RankBy
 from prolip_search.indexes.store import Store
 from prolip_search.results import Calibration, Kind, Query, SearchResults, plain
 from prolip_search.timings import Timings
+
+log = logging.getLogger(__name__)
 
 RESULT_COLUMNS = ["id", "kind", "path", "text", "metadata", "uncertainty"]
 FURTHEST = 1e3  # CSD that stands for a result that is not there
@@ -88,6 +92,24 @@ class _Found:
     calibration: Calibration
 
 
+def confidence_model(store: Store) -> ConfidenceModel | None:
+    """What confidences are computed with: fitted here, or else shipped with the encoder."""
+    kept, fingerprint = store.manifest.calibration, store.encoder.fingerprint
+    if kept is not None:
+        try:
+            model = ConfidenceModel.from_json(kept).for_encoder(fingerprint)
+        except ValueError as error:
+            log.warning(
+                "The calibration in manifest.json cannot be read (%s); "
+                "`prolip-search calibrate --refit` makes it again.",
+                error,
+            )
+        else:
+            if model is not None:
+                return model
+    return default_model(fingerprint)
+
+
 def answers(
     store: Store,
     gaussians: Gaussians,
@@ -105,6 +127,8 @@ def answers(
     found: list[_Found | None] = [None] * len(described)
     with timings.stage("search"):
         for group in _groups(store, described, items):
+            if set(wanted.kinds) != {"image"}:
+                group = replace(group, kind=None)  # people judged pictures
             known = KindModel() if model is None or group.kind is None else model.of(group.kind)
             if wanted.min_confidence is not None and known.match is None:
                 raise QueryError(_uncalibrated(group.kind))
@@ -307,7 +331,7 @@ def _plain(values: NDArray[np.float64] | None) -> float | None:
 
 
 def _uncalibrated(kind: str | None) -> str:
-    asked = {"text": "Texts", "image": "Pictures"}.get(kind or "", "Such queries")
+    asked = {"text": "Texts", "image": "Pictures"}.get(kind or "", "Such searches")
     return (
         f"{asked} have no confidences here, so there is none to ask for. Run `prolip-search "
         "calibrate` first, or leave the least confidence out."

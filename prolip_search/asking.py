@@ -13,6 +13,10 @@ from importlib.resources import files
 from math import comb
 
 import numpy as np
+import pyarrow.compute as pc
+
+from prolip_search.indexes.store import Store
+from prolip_search.remembering import texts_asked
 
 N_QUERIES = 60
 PER_QUERY = 4
@@ -81,6 +85,21 @@ def choose_queries(
     chosen = likely + others[: n - n_likely]
     rng.shuffle(chosen)
     return chosen
+
+
+def queries_to_ask(store: Store, n: int) -> list[str]:
+    """n queries that were not judged yet: asked before, of captions, everyday and unlikely ones."""
+    judged = store.judgements()
+    rows = zip(judged["query_text"].to_pylist(), judged["label"].to_pylist(), strict=True)
+    texts = store.table(["kind", "text"])
+    captions = texts.filter(pc.equal(texts["kind"], "text"))["text"].drop_null().to_pylist()
+    known: list[str] = []
+    for text, label in rows:
+        if text is not None:
+            (captions if label == "target" else known).append(text)
+    sources = [texts_asked(store.history), sorted(set(captions)), everyday_queries()]
+    rng = np.random.default_rng(len(judged))
+    return choose_queries(sources, unlikely_queries(), rng, n=n, known=known)
 
 
 def everyday_queries() -> list[str]:

@@ -10,7 +10,7 @@ import io
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from prolip_search.answering import query_evidence
-from prolip_search.confidence.calibration import ConfidenceModel, KindModel, Status
+from prolip_search.confidence.calibration import ConfidenceModel
 from prolip_search.confidence.defaults import default_model
 from prolip_search.confidence.evidence import QueryEvidence
 from prolip_search.confidence.fitting import Labels, Targets, fit
@@ -45,116 +45,26 @@ Doubles = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KindReport:
-    """What is calibrated for one kind of query, and how well.
-
-    n_judged, n_queries, n_pairs: labels of this index. has_none, has_cutoff, counts_matches: what
-    there are numbers for.
-    smece: error of confidences on queries they were not fitted on, floor: that of perfect ones.
-    """
-
-    status: Status
-    n_judged: int
-    n_queries: int
-    n_pairs: int
-    has_none: bool
-    has_cutoff: bool
-    counts_matches: bool
-    smece: float | None
-    floor: float | None
-    brier: float | None
-    brier_raw: float | None
-    auroc: float | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CalibrationReport:
-    """What one `calibrate` did, and what there is now. kinds: by kind of query.
-
-    n_recorded: labels that came in. notes: what a person should know, in sentences.
-    """
-
-    n_recorded: int
-    notes: tuple[str, ...]
-    kinds: Mapping[str, KindReport]
-    fitted_at: str | None
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON's types only; a stable schema."""
-        return {
-            "n_recorded": self.n_recorded,
-            "notes": list(self.notes),
-            "fitted_at": self.fitted_at,
-            "kinds": {kind: asdict(report) for kind, report in self.kinds.items()},
-        }
-
-
-def calibration_report(
-    model: ConfidenceModel | None, *, n_recorded: int = 0, notes: Sequence[str] = ()
-) -> CalibrationReport:
-    """What a calibration holds; for texts and for pictures, whether there is anything or not."""
-    kinds = {}
-    for name in ("text", "image"):
-        kind = KindModel() if model is None else model.of(name)
-        quality = kind.quality
-        kinds[name] = KindReport(
-            status=kind.status,
-            n_judged=kind.n_judged,
-            n_queries=kind.n_queries,
-            n_pairs=kind.n_pairs,
-            has_none=kind.none is not None,
-            has_cutoff=kind.cutoff is not None and kind.cutoff.threshold(0.9) is not None,
-            counts_matches=kind.expects_matches,
-            smece=None if quality is None else quality.smece,
-            floor=None if quality is None else quality.smece_floor,
-            brier=None if quality is None else quality.brier,
-            brier_raw=None if quality is None else quality.brier_raw,
-            auroc=None if quality is None else quality.auroc,
-        )
-    return CalibrationReport(
-        n_recorded=n_recorded,
-        notes=tuple(notes),
-        kinds=kinds,
-        fitted_at=None if model is None else model.fitted_at,
-    )
-
-
-def confidence_model(store: Store) -> ConfidenceModel | None:
-    """What confidences are computed with: fitted here, or else shipped with the encoder."""
-    kept, fingerprint = store.manifest.calibration, store.encoder.fingerprint
-    if kept is not None:
-        try:
-            model = ConfidenceModel.from_json(kept).for_encoder(fingerprint)
-        except ValueError as error:
-            log.warning(
-                "The calibration in manifest.json cannot be read (%s); "
-                "`prolip-search calibrate --refit` makes it again.",
-                error,
-            )
-        else:
-            if model is not None:
-                return model
-    return default_model(fingerprint)
-
-
 def is_due(store: Store) -> bool:
     """Whether the calibration should be fitted again: the collection or the labels have changed."""
     n_rows = store.count_judgements()
     kept = store.manifest.calibration
-    if kept is None:
-        return n_rows >= NEW_LABELS
+    if kept is None or n_rows == 0:
+        return n_rows >= NEW_LABELS or kept is not None
     n_then, rows_then = kept.get("n_items"), kept.get("n_judgements")
     if not isinstance(n_then, int) or not isinstance(rows_then, int):
         return n_rows > 0
     changed = abs(store.count("image") - n_then) > CHANGED_SHARE * n_then
-    return n_rows - rows_then >= NEW_LABELS or (changed and n_rows > 0)
+    return changed or n_rows - rows_then >= NEW_LABELS
 
 
-def refit_if_due(store: Store, encoder: Callable[[], Encoder]) -> bool:
-    """Fits again where that is due, after a commit; whether it was. What fails is only logged."""
+def refit_if_due(store: Store, encoder: Callable[[], Encoder], *, is_rebuilt: bool = False) -> bool:
+    """Fits again where that is due, after a commit; whether it was. What fails is only logged.
+
+    is_rebuilt: the table is a new one, and there is no calibration of it yet.
+    """
     try:
-        if not is_due(store):
+        if not (is_rebuilt and store.count_judgements()) and not is_due(store):
             return False
         refit(store, encoder)
     except ProlipSearchError as error:

@@ -204,7 +204,7 @@ class SearchEngine(Feedback):
         fresh = cls(store, encoder=encoder, runtime=runtime)
         report = fresh.index(paths, exclude=exclude, batch_size=batch_size, progress=progress)
         store.publish()
-        fresh._refit_if_due()
+        fresh._refit_if_due(is_rebuilt=True)
         return fresh, report
 
     def add(

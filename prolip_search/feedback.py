@@ -5,32 +5,23 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from prolip_search.asking import N_QUERIES
-from prolip_search.calibrating import (
-    CalibrationReport,
-    calibration_report,
-    confidence_model,
-    refit,
-    refit_if_due,
-)
+from prolip_search.answering import confidence_model
+from prolip_search.calibration_report import CalibrationReport, calibration_report
 from prolip_search.confidence.calibration import ConfidenceModel
 from prolip_search.encoders.protocol import Encoder
 from prolip_search.indexes.manifest import Manifest
 from prolip_search.indexes.store import Store
-from prolip_search.judging import Judgement, Label, record
-from prolip_search.label_files import (
-    Labelled,
-    Resolved,
-    captions_beside,
-    labelled_judgements,
-    labelled_pairs,
-    resolve,
-)
 from prolip_search.queries import QueryLike, StoredItem
-from prolip_search.remembering import queries_to_ask, remember
 from prolip_search.results import SearchResult, SearchResults
+
+# A query does without what takes and fits labels, and need not pay for importing it.
+if TYPE_CHECKING:
+    from prolip_search.judging import Judgement, Label
+    from prolip_search.label_files import Labelled
+
+N_QUERIES = 60
 
 
 class Feedback(ABC):
@@ -67,6 +58,8 @@ class Feedback(ABC):
         "none". rank: where the result stood, from 1; known of a SearchResult. Every 25 labels
         confidences are fitted again. Raises ItemNotFound, QueryError, IndexLocked.
         """
+        from prolip_search.judging import Judgement
+
         if isinstance(label, bool):
             label = "match" if label else "no_match"
         if isinstance(item, SearchResult):
@@ -78,12 +71,16 @@ class Feedback(ABC):
 
     def record(self, judgements: Sequence[Judgement], *, fit: bool = True) -> None:
         """Keeps many judgements in one commit; with `fit` fits again where that is due."""
+        from prolip_search.judging import record
+
         record(self.store, lambda: self.encoder, judgements)
         if fit:
             self._refit_if_due()
 
     def remember(self, answer: SearchResults) -> bool:
         """Adds an answer to the history of this index; False where that cannot be written."""
+        from prolip_search.remembering import remember
+
         return remember(self.store.history, answer, self.store.count("image"))
 
     def calibrate(
@@ -99,13 +96,20 @@ class Feedback(ABC):
         image: a path, or an id. What is not in the index is left out and told of. Raises
         QueryError, IndexLocked, IndexNotWritable.
         """
+        from prolip_search.label_files import labelled_judgements, labelled_pairs
+
         return self._calibrate([*labelled_judgements(judgements), *labelled_pairs(pairs)])
 
     def calibrate_beside(self) -> CalibrationReport:
         """`calibrate` with what lies beside the photos: photo.txt, or captions of IPTC and XMP."""
+        from prolip_search.label_files import captions_beside
+
         return self._calibrate(list(captions_beside(self.store)))
 
     def _calibrate(self, labelled: Sequence[Labelled]) -> CalibrationReport:
+        from prolip_search.calibrating import refit
+        from prolip_search.label_files import Resolved, resolve
+
         found = resolve(self.store, labelled) if labelled else Resolved([], [])
         self.record(found.judgements, fit=False)
         refit(self.store, lambda: self.encoder)
@@ -121,12 +125,16 @@ class Feedback(ABC):
 
         A quarter is of unlikely things, so that it is seen when nothing matches.
         """
+        from prolip_search.asking import queries_to_ask
+
         return queries_to_ask(self.store, n)
 
     def forget_calibration(self) -> int:
         """Drops all judgements and what was fitted from them; how many judgements there were."""
         return self.store.forget_judgements()
 
-    def _refit_if_due(self) -> None:
+    def _refit_if_due(self, *, is_rebuilt: bool = False) -> None:
         """After a commit: fits again where the collection or the labels have changed enough."""
-        refit_if_due(self.store, lambda: self.encoder)
+        from prolip_search.calibrating import refit_if_due
+
+        refit_if_due(self.store, lambda: self.encoder, is_rebuilt=is_rebuilt)

@@ -9,13 +9,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow.compute as pc
-
-from prolip_search.asking import choose_queries, everyday_queries, unlikely_queries
 from prolip_search.errors import QueryError
 from prolip_search.indexes.history import History
-from prolip_search.indexes.store import Store
 from prolip_search.queries import QueryLike, StoredItem
 from prolip_search.results import SearchResults
 
@@ -76,21 +71,6 @@ def texts_asked(history: History) -> list[str]:
     """The texts that were asked, newest first, each once."""
     texts = [entry.get("query") for entry in history.read() if entry.get("kind") == "text"]
     return list(dict.fromkeys(text for text in reversed(texts) if isinstance(text, str)))
-
-
-def queries_to_ask(store: Store, n: int) -> list[str]:
-    """n queries that were not judged yet: asked before, of captions, everyday and unlikely ones."""
-    judged = store.judgements()
-    rows = zip(judged["query_text"].to_pylist(), judged["label"].to_pylist(), strict=True)
-    texts = store.table(["kind", "text"])
-    captions = texts.filter(pc.equal(texts["kind"], "text"))["text"].drop_null().to_pylist()
-    known: list[str] = []
-    for text, label in rows:
-        if text is not None:
-            (captions if label == "target" else known).append(text)
-    sources = [texts_asked(store.history), sorted(set(captions)), everyday_queries()]
-    rng = np.random.default_rng(len(judged))
-    return choose_queries(sources, unlikely_queries(), rng, n=n, known=known)
 
 
 def _query(entry: Mapping[str, Any]) -> QueryLike | None:

@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from prolip_search.calibrating import CalibrationReport, calibration_report, confidence_model
+from prolip_search.answering import confidence_model
+from prolip_search.calibration_report import CalibrationReport, calibration_report
 from prolip_search.indexes.manifest import EncoderRecord
 from prolip_search.indexes.store import Store
 from prolip_search.indexes.view import IndexFacts

@@ -52,6 +52,17 @@ def test_without_labels_there_are_scores_and_no_confidence(engine: SearchEngine)
     assert answer.top_probability is None
 
 
+def test_texts_among_the_answers_have_no_confidence(judged: SearchEngine) -> None:
+    judged.add(["a red thing", "a blue thing"])
+    for kinds in (("text",), ("image", "text")):
+        answer = judged.search("red", 3, kinds=kinds)  # type: ignore[arg-type]
+        assert answer.calibration.status == "none"
+        assert answer.confidence is None
+        with pytest.raises(QueryError, match="no confidences"):
+            judged.search("red", 3, kinds=kinds, min_confidence=0.1)  # type: ignore[arg-type]
+    assert judged.search("red", 3).confidence is not None
+
+
 def test_judgements_make_confidences_of_this_index(judged: SearchEngine) -> None:
     answer = judged.search("red", 20)
     assert answer.calibration.status == "own"
@@ -470,7 +481,8 @@ def shipped(judged: SearchEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         for name, kind in model.kinds.items()
     }
     default = replace(model, kinds=kinds)
-    monkeypatch.setattr(calibrating, "default_model", default.for_encoder)
+    for module in (answering, calibrating):
+        monkeypatch.setattr(module, "default_model", default.for_encoder)
     engine = SearchEngine.create(tmp_path / "new" / ".prolip-search", encoder=FakeEncoder())
     add_pictures(engine, 60, first=3000)
     return engine

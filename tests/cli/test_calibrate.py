@@ -13,6 +13,7 @@ from prolip_search.cli import calibrate as calibrate_module
 from prolip_search.engine import SearchEngine
 from prolip_search.testing import FakeEncoder
 from tests.cli.conftest import Run
+from tests.cli.test_main import HEAVY, modules_after
 from tests.golden_files import assert_golden
 from tests.judged import NAMES, pixels_of
 
@@ -63,6 +64,29 @@ def test_judgements_of_a_file_put_percent_signs_into_the_table(run: Run, calibra
     assert answer["calibration"]["status"] == "own"
     assert answer["results"][0]["confidence"] > 0.5
     assert answer["top_probability"] == answer["results"][0]["confidence"]
+
+
+def test_a_calibrated_query_imports_nothing_for_fitting(run: Run, calibrated: Path) -> None:
+    script = """
+from prolip_search import engine
+from prolip_search.testing import FakeEncoder
+engine.load_encoder = lambda name, **options: FakeEncoder()
+from prolip_search.cli.__main__ import main
+assert main(["query", "red"]) == 0
+"""
+    loaded = modules_after(script, calibrated.parent)
+    assert loaded & {*HEAVY, "lance", "scipy", "sklearn"} == set()
+
+
+def test_another_encoder_keeps_what_was_judged(run: Run, calibrated: Path, tmp_path: Path) -> None:
+    run("query", "--image", calibrated / "red-10.ppm")
+    assert run("judge", "LAST", "2", "yes").status == 0
+    assert run("index", "--rebuild", "--encoder", "other").status == 0
+    engine = SearchEngine.open(tmp_path / ".prolip-search", encoder=FakeEncoder(salt="other"))
+    rows = engine.store.judgements().to_pylist()
+    assert len(rows) == 118
+    assert {row["encoder"] for row in rows} == {engine.encoder.fingerprint}
+    assert engine.search("red", 1).calibration.n_judged == 117
 
 
 def test_a_report_says_what_is_known_and_what_is_missing(run: Run, calibrated: Path) -> None:
