@@ -106,22 +106,31 @@ def gather(
     nearest: Nearest,
     sample: Sample,
     itself: Ints | None = None,
+    whole: Sample | None = None,
 ) -> Evidence | None:
     """Puts together what a search brought along and the sample; None where nothing is left.
+
+    whole: the sample of the collection that a filter narrows. It stands in for one of a few items,
+    all of which are among the nearest: sums over them need no sample, and how a query looks at a
+    collection cannot be seen from a handful.
 
     itself [Q]: the queries are items, at these positions, and are no answers to themselves; −1 for
     one that is no item, of which the last of the sample is left out instead.
     """
+    n_kept = N_NEAREST if view.is_exact else N_NEAREST_APPROXIMATE
+    n_items, has_copies = sample.n_items, sample.has_copies
+    is_small = whole is not None and max(map(len, nearest.positions)) <= n_kept
+    if is_small and whole is not None:
+        sample, has_copies = whole, sample.has_copies or whole.has_copies
     own = np.einsum("qd,qd->q", queries.mean, queries.mean, dtype=np.float64)
     own += queries.uncertainty  # [Q]
     reference = (queries.mean @ sample.means.T).astype(np.float64)  # [Q, R]
     reference *= -2.0
     reference += own[:, None] + sample.own
     # What tells contents apart: their keys, or where all differ the positions themselves.
-    keys = all_keys(view) if sample.has_copies else None
+    keys = all_keys(view) if has_copies else None
     sampled = np.broadcast_to(sample.positions, reference.shape)
     found, distances = list(nearest.positions), list(nearest.csd)
-    n_items = sample.n_items
     if itself is not None:
         n_items -= 1
         reference, sampled = _without_itself(reference, sample, keys, itself)
@@ -129,12 +138,13 @@ def gather(
             one = itself[at]
             other = found[at] != one if keys is None else keys[found[at]] != keys[one]
             found[at], distances[at] = found[at][other], distances[at][other]
-    n_kept = N_NEAREST if view.is_exact else N_NEAREST_APPROXIMATE
     n = min([n_kept, *map(len, found)])
     if n == 0 or reference.shape[1] == 0:
         return None
     positions = np.stack([some[:n] for some in found])
     beyond, repeats = _apart(len(view.rows), positions, sampled, keys)
+    if is_small:
+        beyond[:] = False
     return Evidence(
         nearest=np.maximum(np.stack([some[:n] for some in distances]), 0.0),
         positions=positions,

@@ -171,11 +171,12 @@ class IndexReader:
             if not nearest.positions:
                 return hits, None
             sample = sample_of(view, frozenset(kinds), mask, where)
+            whole = None if where is None else sample_of(view, frozenset(kinds), None, None)
             own = None
             if itself is not None:
                 own = np.array(itself, np.int64)
                 own[own >= 0] = self._positions(view, own[own >= 0])
-            return hits, gather(view, queries, nearest, sample, own)
+            return hits, gather(view, queries, nearest, sample, own, whole)
 
         return self._reading(search)
 

@@ -33,6 +33,9 @@ from prolip_search.timings import Timings
 log = logging.getLogger(__name__)
 
 RESULT_COLUMNS = ["id", "kind", "path", "text", "metadata", "uncertainty"]
+# A shipped calibration knows how queries look at thousands of photos. In a handful the best match
+# is a good part of the background itself, and what was fitted elsewhere says nothing.
+SMALLEST_FOR_DEFAULT = 100
 FURTHEST = 1e3  # CSD that stands for a result that is not there
 
 Floats = NDArray[np.float32]
@@ -206,8 +209,13 @@ def _search(
             queries, k, offset=first, itself=group.items, **wanted.of_store()
         )
         logit = store.encoder.match_logit
-        if gathered is not None:
+        n_seen = 0 if gathered is None else gathered.reference.shape[1]
+        if gathered is not None and (known.status != "default" or n_seen >= SMALLEST_FOR_DEFAULT):
             evidence = query_evidence(gathered, queries.uncertainty, logit)
+    if known.status == "default" and evidence is None:
+        model = None
+        if wanted.min_confidence is not None:
+            raise QueryError(_uncalibrated(group.kind))
     calibration = calibration_of(model, group.kind)
     about_queries = about_results = None
     if model is not None and group.kind is not None and evidence is not None:

@@ -48,5 +48,14 @@ def judgements(engine: SearchEngine, *, n_queries: int = 52) -> list[Judgement]:
 
 
 def judge_absent(engine: SearchEngine, n: int = 15) -> None:
-    """Somebody says of n queries that nothing in the collection matches."""
-    engine.record([Judgement(query=f"unheard of {at}", item=None, label="none") for at in range(n)])
+    """Somebody says of n queries that no result fits, and that nothing in the collection does."""
+    said = []
+    for query in [f"unheard of {at}" for at in range(n)]:
+        answer = engine.search(query, 40)
+        for rank in (1, 2, 5, 30):
+            item, chance = answer[rank - 1].id, 0.4 if rank <= 10 else 0.02
+            said.append(
+                Judgement(query=query, item=item, label="no_match", rank=rank, probability=chance)
+            )
+        said.append(Judgement(query=query, item=None, label="none"))
+    engine.record(said)

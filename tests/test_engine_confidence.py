@@ -249,6 +249,9 @@ def test_a_filter_narrows_what_the_numbers_are_about(full: SearchEngine) -> None
     assert whole.none_probability is not None
     assert without_red.none_probability is not None
     assert without_red.none_probability > whole.none_probability + 0.2
+    everywhere = confidence_by_id(full.search("red", 120))
+    for id, confidence in confidence_by_id(without_red).items():
+        assert confidence == pytest.approx(everywhere[id], rel=1e-4)
     nothing = full.search("red", 5, where="false")
     assert (len(nothing), nothing.none_probability) == (0, None)
 
@@ -484,7 +487,7 @@ def shipped(judged: SearchEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     for module in (answering, calibrating):
         monkeypatch.setattr(module, "default_model", default.for_encoder)
     engine = SearchEngine.create(tmp_path / "new" / ".prolip-search", encoder=FakeEncoder())
-    add_pictures(engine, 60, first=3000)
+    add_pictures(engine, 120, first=3000)
     return engine
 
 
@@ -497,6 +500,19 @@ def test_a_shipped_calibration_answers_at_once_and_says_where_it_is_from(
     assert (answer[0].confidence or 0) > 0.5
     assert shipped.status().calibration.kinds["text"].status == "default"
     assert shipped.search("red", 3, min_confidence=0.3)
+
+
+def test_a_handful_of_photos_is_no_collection_that_a_shipped_calibration_knows(
+    shipped: SearchEngine,
+) -> None:
+    ids = shipped.store.table(["id"])["id"].to_pylist()
+    assert shipped.search("red", 3, where="id LIKE 'b%'").calibration.status == "default"
+    shipped.remove(ids[:21])
+    answer = shipped.search("red", 3)
+    assert (answer.calibration.status, answer.confidence) == ("none", None)
+    assert answer.none_probability is None
+    with pytest.raises(QueryError, match="no confidences here"):
+        shipped.search("red", 3, min_confidence=0.3)
 
 
 def test_a_few_labels_move_a_shipped_calibration_and_many_replace_it(

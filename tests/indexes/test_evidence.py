@@ -182,6 +182,19 @@ def test_a_filter_narrows_the_collection_that_is_sampled(store: Store) -> None:
     assert len(store.search(queries, 3, where=Filter(where="size_bytes < 90")).row_id) == 5
 
 
+def test_a_filter_that_leaves_a_handful_keeps_the_background_of_all(store: Store) -> None:
+    queries = make_gaussians(5, 8, 7)
+    whole = evidence_of(store, queries)
+    found = evidence_of(store, queries, where=Filter(where="size_bytes < 30"))
+    assert found is not None
+    assert whole is not None
+    np.testing.assert_array_equal(found.reference, whole.reference)
+    assert not found.beyond.any()
+    assert (found.n_items, found.nearest.shape) == (30, (5, 30))
+    items = store.gaussians([store.row_of(f"item-{n}") for n in range(30)])
+    np.testing.assert_allclose(found.nearest, np.sort(csd(queries, items), axis=1), atol=1e-5)
+
+
 def test_an_item_that_asks_is_left_out(store: Store) -> None:
     sampled = store._view().rows.row_ids(store_sample(store))
     elsewhere = next(i for i in range(N) if store.row_of(f"item-{i}") not in sampled.tolist())
