@@ -57,7 +57,7 @@ def report_page(report: Figures, pictures: Pictures) -> str:
         _tile(_number(raw["smECE"]["value"]), "the same of the raw model probability"),
         _tile(_number(ours["auroc"]["value"]), "AUROC of matches against non-matches"),
         _tile(f"{first['right'] / max(first['first results'], 1):.0%}",
-              f"of {first['first results']:,} first results are right"),
+              f"of {first['first results']:,} first results that were judged are right"),
         "</div>",
         _first(first, report["first targets"], pictures),
         _section("What 80 % means", "Of pairs with a confidence of 80 %, eight in ten should be "
