@@ -64,7 +64,7 @@ def test_texts_among_the_answers_have_no_confidence(judged: SearchEngine) -> Non
 
 
 def test_judgements_make_confidences_of_this_index(judged: SearchEngine) -> None:
-    answer = judged.search("red", 20)
+    answer = judged.search("red", 40)  # as far down as was judged
     assert answer.calibration.status == "own"
     assert answer.calibration.n_judged == 312
     assert answer.calibration.smece is not None
@@ -248,7 +248,7 @@ def test_a_filter_narrows_what_the_numbers_are_about(full: SearchEngine) -> None
     without_red = full.search("red", 5, where="id NOT LIKE 'red%'")
     assert whole.none_probability is not None
     assert without_red.none_probability is not None
-    assert without_red.none_probability > whole.none_probability + 0.2
+    assert without_red.none_probability > 3 * whole.none_probability
     everywhere = confidence_by_id(full.search("red", 120))
     for id, confidence in confidence_by_id(without_red).items():
         assert confidence == pytest.approx(everywhere[id], rel=1e-4)

@@ -137,8 +137,13 @@ def ridge_penalty(n_rows: int) -> float:
 
 
 def row_weights(propensity: Doubles) -> Doubles:
-    """1 / propensity, cut at five times its mean and scaled to mean 1: [n] -> [n]."""
-    inverse = 1.0 / propensity
+    """1 / √propensity, cut at five times its mean and scaled to mean 1: [n] -> [n].
+
+    The whole inverse would make a fit for ranks 1 to 200 alike, in which the results that people
+    see count for a twentieth: their smECE was twice as high. No weights at all counted matches
+    worse. The root stands between the two.
+    """
+    inverse = 1.0 / np.sqrt(propensity)
     cut = np.minimum(inverse, LARGEST_WEIGHT * inverse.mean())
     weights: Doubles = cut / cut.mean()
     return weights
