@@ -76,10 +76,20 @@ def fit_matches(judged: Judged) -> KindModel:
         inside = fold == number
         model = _in_two_steps(features[~inside], rows, ~inside)
         confidence[inside] = model.confidence(features[inside])
-    shown = rows.rank <= SHOWN
+    quality = _quality(confidence, rows, rows.rank <= SHOWN)
+    # n_judged and its like count an index's own labels; how many a model was fitted on, it knows.
+    # Matches are not counted by a default: its labels are of a few in a hundred pairs.
+    match = _in_two_steps(features, rows, np.ones(n, dtype=bool))
+    return KindModel(status="default", match=match, quality=quality)
+
+
+def _quality(confidence: Doubles, rows: Labels, shown: npt.NDArray[np.bool_]) -> Quality | None:
+    """Of the rows that are shown; None where all of them have one answer."""
     promised, label = confidence[shown], rows.is_match[shown]
+    if not label.any() or label.all():
+        return None
     weights = _weights(rows.propensity)[shown]
-    quality = Quality(
+    return Quality(
         smece=smooth_ece(promised, label, weights),
         smece_floor=smooth_ece_floor(promised, weights=weights),
         brier=brier_score(promised, label, weights),
@@ -87,10 +97,6 @@ def fit_matches(judged: Judged) -> KindModel:
         auroc=auroc(promised, label),
         folds=N_FOLDS,
     )
-    # n_judged and its like count an index's own labels; how many a model was fitted on, it knows.
-    # Matches are not counted by a default: its labels are of a few in a hundred pairs.
-    match = _in_two_steps(features, rows, np.ones(n, dtype=bool))
-    return KindModel(status="default", match=match, quality=quality)
 
 
 def _weights(propensity: Doubles) -> Doubles:
@@ -104,6 +110,8 @@ def _in_two_steps(features: Doubles, rows: Labels, chosen: npt.NDArray[np.bool_]
     """The weights of all chosen rows alike, then slope and intercept of the weighted rows."""
     label, query = rows.is_match[chosen], rows.query[chosen]
     alike = fit_match(features, label, queries=query)
+    if not label.any() or label.all():
+        return alike  # of one answer only the share can be learnt, and that has been
     log_odds = alike.log_odds(features[:, :1], features[:, 1:])
     level = fit_logistic(
         log_odds,

@@ -137,6 +137,19 @@ def test_too_few_judgements_give_no_calibration(seen: tuple[Judged, Judged]) -> 
         fit_matches(replace(judged, is_match=np.zeros_like(judged.judged)))
 
 
+def test_matches_of_one_query_alone_are_no_obstacle(seen: tuple[Judged, Judged]) -> None:
+    """The fold that holds it out has no match left to learn from."""
+    judged, _ = seen
+    many = int(judged.judged.sum(axis=1).argmax())
+    only = np.zeros_like(judged.judged)
+    only[many] = judged.judged[many]
+    kind = fit_matches(replace(judged, is_match=only))
+    assert kind.match is not None
+    assert np.isfinite(kind.match.covariance).all()
+    text = fit_default(kind, ENCODER.fingerprint).to_json()
+    assert ConfidenceModel.from_json(text).of("text").status == "default"
+
+
 def test_nothing_is_told_from_something(
     seen: tuple[Judged, Judged], photos: Photos, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -101,3 +102,11 @@ def test_the_halves_are_those_that_the_shipped_figures_were_taken_on() -> None:
     """Moving a photo to the other half would make published figures in-sample."""
     names = ("flickr8k/1056338697_4f7d7ce270", "a", "b", "c", "d", "e")
     assert [photo_half(name) for name in names] == [1, 0, 0, 0, 0, 1]
+
+
+def test_the_crowd_judgements_of_flickr8k_are_read_as_published(shared_data: Path) -> None:
+    table = pq.read_table(shared_data / "test.parquet", columns=["id", "captions"]).to_pydict()
+    captions = dict(zip(table["id"], table["captions"], strict=True))
+    said = read_judgements(shared_data / "crowd_judgments.csv", captions, table["id"])
+    assert (len(said), said.n_ties, int(said.is_match.sum())) == (47_261, 27, 2_678)
+    assert [len(said.half(half)) for half in (0, 1)] == [12_750, 11_214]
