@@ -99,8 +99,8 @@ def calibrate(
 
 def _tell_of_pairs(done: CalibrationReport) -> None:
     note(
-        f"{done.n_recorded:,} pairs. They draw the line above which the image of a caption lies, "
-        "and say nothing of other images: for confidences answer a few questions with "
+        f"{done.n_recorded:,} new pairs. Pairs draw the line above which the image of a caption "
+        "lies, and say nothing of other images: for confidences answer a few questions with "
         "`prolip-search calibrate`."
     )
 
@@ -123,6 +123,8 @@ def _interview(engine: SearchEngine, own: list[str] | None, n: int) -> None:
     from prolip_search.cli.interview import Interview
     from prolip_search.cli.keys import keys
 
+    if not engine.store.count("image"):
+        raise QueryError("The index holds no photos to ask about: `prolip-search index PHOTOS`.")
     queries = engine.queries_to_ask(n) if own is None else own[:n]
     if not queries:
         raise QueryError("There is no query left to ask about; give some with --queries FILE.")

@@ -19,6 +19,7 @@ from prolip_search.indexes.durable import replace_file
 
 HISTORY_NAME = "history.jsonl"
 LARGEST_BYTES = 4 << 20  # then the older half goes
+OWN = 0o600  # what somebody asked is nobody else's concern
 TAIL_BYTES = 1 << 18  # that hold the last entry for certain
 
 
@@ -74,7 +75,7 @@ class _Locked:
     def __init__(self, path: Path) -> None:
         self._path = path
         while True:
-            self._file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, OWN)
             fcntl.flock(self._file, fcntl.LOCK_EX)
             with contextlib.suppress(FileNotFoundError):
                 if os.stat(path).st_ino == os.fstat(self._file).st_ino:  # noqa: PTH116
@@ -91,6 +92,7 @@ class _Locked:
         if size + len(line) > LARGEST_BYTES:
             kept = os.pread(self._file, size, size // 2)
             replace_file(self._path, kept[kept.find(b"\n") + 1 :] + line)
+            self._path.chmod(OWN)
         else:
             os.write(self._file, line)
 

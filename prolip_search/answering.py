@@ -134,7 +134,7 @@ def answers(
                 group = replace(group, kind=None)  # people judged pictures
             known = KindModel() if model is None or group.kind is None else model.of(group.kind)
             if wanted.min_confidence is not None and known.match is None:
-                raise QueryError(_uncalibrated(group.kind))
+                raise QueryError(no_confidences(group.kind))
             for at, one in _search(store, gaussians, group, wanted, known, model):
                 found[at] = one
     threshold = None if model is None else model.relation_threshold
@@ -215,7 +215,7 @@ def _search(
     if known.status == "default" and evidence is None:
         model = None
         if wanted.min_confidence is not None:
-            raise QueryError(_uncalibrated(group.kind))
+            raise QueryError(no_confidences(group.kind))
     calibration = calibration_of(model, group.kind)
     about_queries = about_results = None
     if model is not None and group.kind is not None and evidence is not None:
@@ -338,7 +338,8 @@ def _plain(values: NDArray[np.float64] | None) -> float | None:
     return None if values is None else plain(np.float32(values[0]))
 
 
-def _uncalibrated(kind: str | None) -> str:
+def no_confidences(kind: str | None = None) -> str:
+    """The words for somebody who asks for confidences of a kind of query that has none."""
     asked = {"text": "Texts", "image": "Pictures"}.get(kind or "", "Such searches")
     return (
         f"{asked} have no confidences here, so there is none to ask for. Run `prolip-search "

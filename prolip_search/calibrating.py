@@ -51,10 +51,10 @@ def is_due(store: Store) -> bool:
     kept = store.manifest.calibration
     if kept is None or n_rows == 0:
         return n_rows >= NEW_LABELS or kept is not None
-    n_then, rows_then = kept.get("n_items"), kept.get("n_judgements")
+    n_then, rows_then = kept.get("n_stored"), kept.get("n_judgements")
     if not isinstance(n_then, int) or not isinstance(rows_then, int):
         return n_rows > 0
-    changed = abs(store.count("image") - n_then) > CHANGED_SHARE * n_then
+    changed = abs(store.count_stored() - n_then) > CHANGED_SHARE * n_then
     return changed or n_rows - rows_then >= NEW_LABELS
 
 
@@ -96,7 +96,8 @@ def refit(store: Store, encoder: Callable[[], Encoder]) -> ConfidenceModel | Non
             relation_threshold=_chance_inclusion(store, judged),
             fitted_at=datetime.now(UTC).isoformat(timespec="seconds"),
         )
-        store.set_calibration(model.to_json() | {"n_judgements": store.count_judgements()})
+        seen = {"n_judgements": store.count_judgements(), "n_stored": store.count_stored()}
+        store.set_calibration(model.to_json() | seen)
     return model
 
 

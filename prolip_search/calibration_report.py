@@ -36,7 +36,7 @@ class KindReport:
 class CalibrationReport:
     """What one `calibrate` did, and what there is now. kinds: by kind of query.
 
-    n_recorded: labels that came in. notes: what a person should know, in sentences.
+    n_recorded: labels that were new. notes: what a person should know, in sentences.
     """
 
     n_recorded: int

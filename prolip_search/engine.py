@@ -14,7 +14,7 @@ import pyarrow as pa
 from PIL.Image import Image
 from PIL.Image import new as new_image
 
-from prolip_search.answering import SearchOptions, Wanted, answers
+from prolip_search.answering import SearchOptions, Wanted, answers, no_confidences
 from prolip_search.changes import relative_path
 from prolip_search.encoders.loading import MINI, Runtime, load_encoder
 from prolip_search.encoders.protocol import Encoder
@@ -313,6 +313,8 @@ class SearchEngine(Feedback):
         options["where"] = self._filter(options.get("where"))
         wanted = Wanted(k=k, **options)
         if isinstance(queries, Gaussians):
+            if wanted.min_confidence is not None:
+                raise QueryError(no_confidences())
             return self.store.search(queries, k, offset=wanted.offset, **wanted.of_store())
         if len(queries) == 0:
             return []

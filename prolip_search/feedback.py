@@ -69,13 +69,17 @@ class Feedback(ABC):
         said = Judgement(query=query, item=item, label=label, source="thumbs", rank=rank)
         self.record([said])
 
-    def record(self, judgements: Sequence[Judgement], *, fit: bool = True) -> None:
-        """Keeps many judgements in one commit; with `fit` fits again where that is due."""
+    def record(self, judgements: Sequence[Judgement], *, fit: bool = True) -> int:
+        """Keeps many judgements in one commit; with `fit` fits again where that is due.
+
+        How many were new: a pair that is there already is not kept twice.
+        """
         from prolip_search.judging import record
 
-        record(self.store, lambda: self.encoder, judgements)
+        n_new = record(self.store, lambda: self.encoder, judgements)
         if fit:
             self._refit_if_due()
+        return n_new
 
     def remember(self, answer: SearchResults) -> bool:
         """Adds an answer to the history of this index; False where that cannot be written."""
@@ -111,10 +115,9 @@ class Feedback(ABC):
         from prolip_search.label_files import Resolved, resolve
 
         found = resolve(self.store, labelled) if labelled else Resolved([], [])
-        self.record(found.judgements, fit=False)
+        n_recorded = self.record(found.judgements, fit=False)
         refit(self.store, lambda: self.encoder)
-        model, n_recorded = self.confidence_model, len(found.judgements)
-        return calibration_report(model, n_recorded=n_recorded, notes=found.notes)
+        return calibration_report(self.confidence_model, n_recorded=n_recorded, notes=found.notes)
 
     def calibration_report(self) -> CalibrationReport:
         """How far confidences may be trusted, for each kind of query."""

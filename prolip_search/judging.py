@@ -43,19 +43,22 @@ class Judgement:
     probability: float | None = None
 
 
-def record(store: Store, encoder: Callable[[], Encoder], judgements: Sequence[Judgement]) -> None:
-    """Adds judgements in one commit, all of them or none.
+def record(store: Store, encoder: Callable[[], Encoder], judgements: Sequence[Judgement]) -> int:
+    """Adds judgements in one commit, all of them or none; how many were new.
 
-    Each query is encoded once. Raises ItemNotFound for an item that is not in the index,
-    QueryError for Gaussians, of which nothing would be left to encode with another encoder, and
-    what `encode_queries` raises.
+    A pair that is there already is not added again. Each query is encoded once. Raises
+    ItemNotFound for an item that is not in the index, QueryError for Gaussians, of which nothing
+    would be left to encode with another encoder, and what `encode_queries` raises.
     """
-    if not judgements:
-        return
+    stored = store.judgements() if judgements else None
+    if stored is not None:
+        judgements = _new(stored, judgements)
+    if stored is None or not judgements:
+        return 0
     hashes = _hashes_of(store, [j.item for j in judgements if j.item is not None])
     queries: dict[object, QueryLike] = {_identity(j.query): j.query for j in judgements}
     gaussians, _ = encode_queries(list(queries.values()), store, encoder)
-    known = set(store.judgements()["query_hash"].to_pylist())
+    known = set(stored["query_hash"].to_pylist())
     described = {
         identity: _query_columns(store, query, known) for identity, query in queries.items()
     }
@@ -83,10 +86,22 @@ def record(store: Store, encoder: Callable[[], Encoder], judgements: Sequence[Ju
             }
         )
         described[identity] = columns | {"query_image": None}  # once is enough
-    names = list(rows[0])
-    store.record_judgements(
-        pa.table({name: _array(name, [r[name] for r in rows]) for name in names})
-    )
+    columns = {name: _array(name, [row[name] for row in rows]) for name in rows[0]}
+    store.record_judgements(pa.table(columns))
+    return len(rows)
+
+
+def _new(stored: pa.Table, judgements: Sequence[Judgement]) -> list[Judgement]:
+    """Without pairs that are stored, so that a file may be read again."""
+    pairs = stored.filter(pc.equal(stored["label"], "target"))
+    there = set(zip(pairs["query_text"].to_pylist(), pairs["item_id"].to_pylist(), strict=True))
+    return [
+        judgement
+        for judgement in judgements
+        if judgement.label != "target"
+        or not isinstance(judgement.query, str)
+        or (judgement.query, judgement.item) not in there
+    ]
 
 
 def _array(name: str, values: list[Any]) -> pa.Array:

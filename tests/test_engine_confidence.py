@@ -268,6 +268,8 @@ def test_a_least_confidence_leaves_out_the_rest(judged: SearchEngine) -> None:
 def test_a_least_confidence_needs_confidences(judged: SearchEngine, engine: SearchEngine) -> None:
     with pytest.raises(QueryError, match="Pictures have no confidences here"):
         judged.search(Image.new("RGB", (8, 8), "red"), min_confidence=0.5)
+    with pytest.raises(QueryError, match="no confidences here"):
+        judged.search_many(judged.encoder.encode_texts(["red"]), min_confidence=0.5)  # type: ignore[call-overload]
     judged.forget_calibration()
     with pytest.raises(QueryError, match="prolip-search calibrate"):
         judged.search("red", min_confidence=0.5)
@@ -305,7 +307,7 @@ def test_it_is_fitted_again_every_25_labels_and_never_by_a_search(
     fits: list[int] = []
     fit = calibrating.fit
 
-    def counted(*arguments, **options):  # type: ignore[no-untyped-def]  # as CORE's
+    def counted(*arguments, **options):  # type: ignore[no-untyped-def]  # as it is
         fits.append(1)
         return fit(*arguments, **options)
 
@@ -469,6 +471,35 @@ def test_options_reach_what_answers(judged: SearchEngine) -> None:
     with pytest.raises(TypeError, match="stars"):
         judged.search("red", stars=5)  # type: ignore[call-arg]
     assert answering.Wanted().coverage == 0.9
+
+
+# --- thumbs
+
+
+def test_thumbs_weigh_as_much_as_few_of_their_rank_get_one(
+    judged: SearchEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = {}
+    fit = calibrating.fit
+
+    def watched(labels, targets, **options):  # type: ignore[no-untyped-def]  # as it is
+        seen.update(labels)
+        return fit(labels, targets, **options)
+
+    for at in range(9):
+        judged.remember(judged.search(f"red {at}", 4))
+    for at in range(3):
+        judged.judge(f"red {at}", judged.search(f"red {at}", 1)[0], True)
+    judged.judge("red 0", judged.search("red 0", 4)[3], False)
+    monkeypatch.setattr(calibrating, "fit", watched)
+    judged.calibrate()
+    labels = seen["text"]
+    thumbs = list(
+        zip(labels.rank[labels.is_thumb], labels.propensity[labels.is_thumb], strict=True)
+    )
+    assert sorted(thumbs) == [(1, pytest.approx(4 / 10))] * 3 + [(4, pytest.approx(2 / 10))]
+    asked = labels.propensity[~labels.is_thumb]
+    assert set(asked.tolist()) == {0.4, 0.02}
 
 
 # --- a calibration that comes with the encoder

@@ -152,7 +152,10 @@ def test_captions_beside_photos_and_inside_them_are_pairs(
     run("index", coloured)
     ran = run("calibrate", "--beside")
     assert ran.status == 0
-    assert "21 pairs" in ran.err
+    assert "21 new pairs" in ran.err
+    again = run("calibrate", "--beside")
+    assert (again.status, again.out) == (0, ran.out)
+    assert again.err.startswith("0 new pairs")
     rows = opened(tmp_path).store.judgements().to_pylist()
     assert {row["label"] for row in rows} == {"target"}
     assert "red & bright thing" in {row["query_text"] for row in rows}
@@ -320,6 +323,14 @@ def test_every_mistake_is_one_line(
     ran = run(*arguments)
     assert (ran.status, ran.out, ran.err.count("\n")) == (2, "", 1)
     assert expected in ran.err
+
+
+def test_without_photos_there_is_nothing_to_ask(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    run("index", tmp_path / "photos")
+    ran = run("calibrate", stdin=b"y\n")
+    assert (ran.status, ran.out) == (2, "")
+    assert "holds no photos to ask about" in ran.err
 
 
 # --- thumbs

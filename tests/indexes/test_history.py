@@ -34,6 +34,13 @@ def test_a_folder_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
     assert not History(tmp_path / "nothing").record({"query": "a"})
 
 
+def test_nobody_else_reads_what_was_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(history_module, "LARGEST_BYTES", 100)
+    for _ in range(20):  # some of them cut the file
+        History(tmp_path).record({"query": "a secret"})
+        assert History(tmp_path).path.stat().st_mode & 0o777 == 0o600
+
+
 def test_the_older_half_goes_when_it_grows_too_large(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -68,6 +68,11 @@ def test_a_read_only_index_answers_and_stays_as_it_is(read_only: Store) -> None:
     assert sorted(path.name for path in read_only.folder.rglob("*")) == before
 
 
+def test_a_read_only_index_remembers_nothing_and_says_nothing(read_only: Store) -> None:
+    assert not read_only.history.record({"query": "a dog"})
+    assert read_only.history.read() == []
+
+
 def test_every_write_to_a_read_only_index_is_one_clear_error(read_only: Store) -> None:
     skipped = pa.table({"path": ["x"], "reason": ["empty"]})
     for write in (
