@@ -24,6 +24,7 @@ from prolip_search.indexes.durable import TEMPORARY_SUFFIX
 from prolip_search.indexes.rows import RowSource
 
 ROWS_PER_CENTRE = 64  # of the sample that the centres are trained on
+LARGEST_SAMPLE = 1 << 17  # rows: at D = 512 a quarter of a gigabyte
 BLOCK_ROWS = 8192  # rows encoded at once
 # Lists are made by Euclidean distance, in which the coordinate that holds the uncertainty counts so
 # many times more than it measures: the score of every query goes by all of it, and by a mean only
@@ -52,7 +53,12 @@ class AugmentedRows:
 
     def at(self, rows: Ints) -> Floats:
         """Some rows, [n, P]."""
-        return augmented_rows(self._rows.vectors("mean", rows), self._rows.uncertainty(rows))
+        found = np.empty((len(rows), self.width), np.float32)
+        for start in range(0, len(rows), BLOCK_ROWS):
+            some = rows[start : start + BLOCK_ROWS]
+            mean, uncertainty = self._rows.vectors("mean", some), self._rows.uncertainty(some)
+            found[start : start + BLOCK_ROWS] = augmented_rows(mean, uncertainty)
+        return found
 
     def __iter__(self) -> Iterator[Floats]:
         """All rows in order, BLOCK_ROWS at a time."""
@@ -63,13 +69,14 @@ class AugmentedRows:
 def write_ivf(path: Path, rows: AugmentedRows) -> dict[str, Any]:
     """Trains on a sample, encodes all rows and writes the lists; what csd.json says of the file.
 
-    Needs memory for the sample, a few blocks and 12 bytes a row. Raises OSError.
+    Needs memory for the sample, a few blocks and 24 bytes a row. Raises OSError.
     """
     n_rows, width = rows.n_rows, rows.width
     n_lists = min(lists_for(n_rows), max(1, n_rows))
     rng = np.random.default_rng(SEED)
-    n_sample = min(n_rows, ROWS_PER_CENTRE * n_lists)
+    n_sample = min(n_rows, LARGEST_SAMPLE, ROWS_PER_CENTRE * n_lists)
     sample = rows.at(np.sort(rng.choice(n_rows, n_sample, replace=False)))
+    sample[:, rows.dim] *= SCALE  # in place, as all that follows: it is what needs most memory
     clustering = faiss.Kmeans(
         width,
         n_lists,
@@ -77,18 +84,21 @@ def write_ivf(path: Path, rows: AugmentedRows) -> dict[str, Any]:
         min_points_per_centroid=1,  # small collections are for tests; no warning for them
         max_points_per_centroid=ROWS_PER_CENTRE,
     )
-    clustering.train(_scaled(sample, rows.dim, SCALE))
+    clustering.train(sample)
     nearest = faiss.IndexFlatL2(width)
     scaled_centres: Floats = np.asarray(clustering.centroids)
     nearest.add(scaled_centres)
     centres = _scaled(scaled_centres, rows.dim, 1 / SCALE)
     index = _empty(n_lists, width)
     index.quantizer.add(centres)
-    of_sample = nearest.search(_scaled(sample, rows.dim, SCALE), 1)[1][:, 0]
-    residuals = sample - centres[of_sample]
-    index.sq.train(residuals)
+    of_sample = nearest.search(sample, 1)[1][:, 0]
+    for start in range(0, n_sample, BLOCK_ROWS):
+        some = slice(start, start + BLOCK_ROWS)
+        sample[some] = _scaled(sample[some], rows.dim, 1 / SCALE) - centres[of_sample[some]]
+    index.sq.train(sample)
     index.is_trained = True
-    squares = np.bincount(of_sample, (residuals**2).sum(1), n_lists)
+    squares = np.bincount(of_sample, np.einsum("nd,nd->n", sample, sample), n_lists)
+    del sample
     spread = np.sqrt(squares / np.maximum(1, np.bincount(of_sample, minlength=n_lists)))
     codes_path = path.with_name(f"{path.name}-codes{TEMPORARY_SUFFIX}")
     lists = np.empty(n_rows, np.int64)

@@ -53,7 +53,8 @@ def write_rows(
                 numbers = np.hstack([vectors_of(rows[name], dim) for name in VECTORS])  # [n, 2D]
                 numbers = np.ascontiguousarray(numbers, "<f4")
                 vectors.write(numbers.data)
-                own = np.ascontiguousarray(rows["uncertainty"].to_numpy(), "<f4")
+                # Copies: a view would keep the whole batch, vectors and all, in memory.
+                own = rows["uncertainty"].to_numpy().astype("<f4")
                 blocks = [slice(at, at + per_block) for at in range(0, len(own), per_block)]
                 crcs.append(
                     np.array(
@@ -61,7 +62,7 @@ def write_rows(
                         "<u4",
                     )
                 )
-                row_ids.append(rows["row_id"].to_numpy())
+                row_ids.append(rows["row_id"].to_numpy().astype("<i8"))
                 uncertainty.append(own)
                 kinds.append(kind_numbers(rows["kind"]))
                 writer.write_batch(rows.select(schema.names).cast(schema).to_batches()[0])

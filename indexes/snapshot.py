@@ -96,7 +96,7 @@ def write_part(
 ) -> dict[str, Any]:
     """Writes the files of one part from a stream of rows; what csd.json says of it.
 
-    Memory does not grow with the rows but for some 30 bytes each. Raises OSError.
+    Memory does not grow with the rows but for some 60 bytes each. Raises OSError.
     """
     stem = _free_stem(folder, covers)
     passing = KeyCollector()
