@@ -29,7 +29,7 @@ from prolip_search.indexes.csd_index import (
     write_flat,
 )
 from prolip_search.indexes.durable import TEMPORARY_SUFFIX, crc32_of, replace_file, writes
-from prolip_search.indexes.ivf_index import AugmentedRows, IvfIndex, write_ivf
+from prolip_search.indexes.ivf_index import AugmentedRows, IvfIndex, code_width, write_ivf
 from prolip_search.indexes.manifest import IndexSettings
 from prolip_search.indexes.mapped_rows import MappedRows, write_rows
 from prolip_search.indexes.recall import tune
@@ -108,7 +108,7 @@ def write_part(
     kind = wanted_kind(settings, len(rows))
     index = None
     if kind == "ivf":
-        index = write_ivf(stem.with_suffix(".ivf"), AugmentedRows(rows, dim))
+        index = write_ivf(stem.with_suffix(".ivf"), AugmentedRows(rows, dim, code_width(dim)))
         untuned = index | {"n_probes": 1, "margin": 0}
         built = IvfIndex(folder, untuned, n_rows=len(rows), dim=dim)
         tuned = tune(built, rows, dim, settings.recall)
