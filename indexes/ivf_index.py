@@ -11,6 +11,7 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prolip_search.indexes.blocks import CheckedBlocks, DerivedDamage, Floats, Ints, MappedFile
-from prolip_search.indexes.csd_index import augmented_rows, in_threads, padded_width, selecting
+from prolip_search.indexes.csd_index import (
+    BLAS_FROM_QUERIES,
+    augmented_rows,
+    in_threads,
+    padded_width,
+    selecting,
+)
 from prolip_search.indexes.durable import TEMPORARY_SUFFIX
 from prolip_search.indexes.rows import RowSource
 
@@ -38,6 +45,12 @@ BLOCK_ROWS = 8192  # rows encoded at once
 SCALE = 6.0
 BONUS = 0.2
 SEED = 20240101
+# A filter that lets through at most this share is given lists of its own when it is used again:
+# rows picked out of lists one by one cost five times as much as rows that follow each other. One
+# that lets through more is applied to what was found, with so many times more of it.
+NARROW_SHARE = 0.25
+LARGEST_NARROWED = 1 << 28  # bytes that such lists may take
+OVERFETCH = 1.25
 _HEAD = struct.Struct("<8sIIQQ")  # magic, W, 1, N, number of lists
 _MAGIC = b"PSCSDIVF"
 
@@ -102,8 +115,9 @@ def write_ivf(path: Path, rows: AugmentedRows) -> dict[str, Any]:
     scaled_centres: Floats = np.asarray(clustering.centroids)
     nearest.add(scaled_centres)
     centres = _scaled(scaled_centres, rows.dim, 1 / SCALE)
-    index = _empty(n_lists, width, faiss.ScalarQuantizer.QT_8bit)
-    index.quantizer.add(centres)
+    quantizer = faiss.IndexFlatIP(width)
+    quantizer.add(centres)
+    index = _lists_around(quantizer, n_lists, width, faiss.ScalarQuantizer.QT_8bit)
     of_sample = nearest.search(sample, 1)[1][:, 0]
     for start in range(0, n_sample, BLOCK_ROWS):
         some = slice(start, start + BLOCK_ROWS)
@@ -164,6 +178,16 @@ def write_ivf(path: Path, rows: AugmentedRows) -> dict[str, Any]:
     }
 
 
+@dataclass
+class _Under:
+    """What searches under one mask need. index: with only the rows it allows, once that pays."""
+
+    allowed: NDArray[np.bool_]
+    share: float
+    index: Any = None
+    n_uses: int = 0
+
+
 class IvfIndex:
     """Inverted lists, memory-mapped. `n_probes` of them are scanned for a query."""
 
@@ -212,15 +236,15 @@ class IvfIndex:
         minima, ranges = trained.reshape(2, width)
         self._steps = ranges / np.float32(255)
         self._middle = minima + ranges / 2
-        self._index = _empty(n_lists, width, faiss.ScalarQuantizer.QT_8bit_uniform)
-        faiss.copy_array_to_vector(np.array([-128, 255], np.float32), self._index.sq.trained)
-        self._index.quantizer.add(centres)  # what says which lists to scan
         self._bonus = BONUS * spread
-        quantizer: Any = faiss.downcast_index(self._index.quantizer)
+        quantizer = faiss.IndexFlatIP(width)  # what says which lists to scan
+        quantizer.add(centres)
         raised = faiss.rev_swig_ptr(quantizer.get_xb(), n_lists * width)
         raised.reshape(n_lists, width)[:, dim] += self._bonus
-        self._index.is_trained = True
+        self._index = _scanner(quantizer, n_lists, width)
         self._index.ntotal = n_rows
+        self._sizes = sizes
+        self._last: _Under | None = None
         self._lists = faiss.OnDiskInvertedLists(n_lists, width, file.own_name)
         self._lists.read_only = True
         self._lists.prefetch_nthread = 0
@@ -242,6 +266,28 @@ class IvfIndex:
         if k == 0:
             return np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
         n_probes = min(self.n_lists, int(np.ceil(self.n_probes * widen)))
+        if allowed is None:
+            return self._scan(self._index, queries, k, n_probes, None)
+        under = self._under(allowed)
+        if under.share > NARROW_SHARE:
+            wide = min(self.n_rows, int(OVERFETCH * k / under.share) + 1)
+            scores, rows = self._scan(self._index, queries, wide, n_probes, None)
+            passed = (rows >= 0) & allowed[rows]
+            if (passed.sum(1) >= k).all():
+                first = np.argsort(~passed, axis=1, kind="stable")[:, :k]
+                return np.take_along_axis(scores, first, 1), np.take_along_axis(rows, first, 1)
+        else:
+            used_again = under.n_uses > 1 or len(queries) >= BLAS_FROM_QUERIES
+            fits = under.share * self.n_rows * (self._width + 8) <= LARGEST_NARROWED
+            if under.index is None and used_again and fits:
+                under.index = self._narrowed(allowed)
+            if under.index is not None:
+                return self._scan(under.index, queries, k, n_probes, None)
+        return self._scan(self._index, queries, k, n_probes, allowed)
+
+    def _scan(
+        self, index: Any, queries: Floats, k: int, n_probes: int, allowed: NDArray[np.bool_] | None
+    ) -> tuple[Floats, Ints]:
         parameters = faiss.SearchParametersIVF()
         parameters.nprobe = n_probes
         with selecting(parameters, allowed):
@@ -258,7 +304,7 @@ class IvfIndex:
                 scores = np.empty((len(some), k), np.float32)
                 rows = np.empty((len(some), k), np.int64)
                 # FAISS's own wrapper of this function takes no parameters.
-                self._index.search_preassigned_c(
+                index.search_preassigned_c(
                     len(some),
                     faiss.swig_ptr(wide),
                     k,
@@ -279,6 +325,42 @@ class IvfIndex:
             raise DerivedDamage(self._file.path, "it names rows that do not exist")
         return scores, rows
 
+    def _under(self, allowed: NDArray[np.bool_]) -> _Under:
+        """What is known of a mask; that of the last one is kept."""
+        under = self._last
+        known = under is not None and (
+            (allowed.base is not None and allowed.base is under.allowed.base)
+            or np.array_equal(allowed, under.allowed)
+        )
+        if under is None or not known:
+            share = np.count_nonzero(allowed) / self.n_rows
+            self._last = under = _Under(allowed, share)
+        under.n_uses += 1
+        return under
+
+    def _narrowed(self, allowed: NDArray[np.bool_]) -> Any:
+        """An index with only the allowed rows in its lists, in memory. Raises DerivedDamage."""
+        self._blocks.check(np.arange(self.n_lists))
+        lists = faiss.ArrayInvertedLists(self.n_lists, self._width)
+        start = 0
+        for number, size in enumerate(self._sizes.tolist()):
+            codes = np.frombuffer(self._file.memory, np.uint8, size * self._width, start)
+            rows = np.frombuffer(self._file.memory, "<i8", size, start + len(codes))
+            if size and not 0 <= rows.min() <= rows.max() < self.n_rows:
+                raise DerivedDamage(self._file.path, "it names rows that do not exist")
+            kept = np.flatnonzero(allowed[rows])
+            own_codes, own_rows = codes.reshape(size, self._width)[kept], rows[kept]
+            if len(kept):
+                lists.add_entries(
+                    number, len(kept), faiss.swig_ptr(own_rows), faiss.swig_ptr(own_codes)
+                )
+            start += size * (self._width + 8)
+        made = _scanner(self._index.quantizer, self.n_lists, self._width)
+        made.ntotal = self.n_rows
+        made.replace_invlists(lists, True)
+        setattr(lists, "thisown", False)  # noqa: B010  # SWIG's; they are `made`'s, while that lives
+        return made
+
     def check_all(self) -> None:
         """Makes sure of every byte. Raises DerivedDamage."""
         self._blocks.check_all()
@@ -291,15 +373,17 @@ def _scaled(rows: Floats, dim: int, scale: float) -> Floats:
     return scaled
 
 
-def _empty(n_lists: int, width: int, codec: int) -> Any:
-    quantizer = faiss.IndexFlatIP(width)
+def _lists_around(quantizer: Any, n_lists: int, width: int, codec: int) -> Any:
     index = faiss.IndexIVFScalarQuantizer(
-        quantizer,
-        width,
-        n_lists,
-        codec,
-        faiss.METRIC_INNER_PRODUCT,
-        True,
+        quantizer, width, n_lists, codec, faiss.METRIC_INNER_PRODUCT, True
     )
     index.parallel_mode = 0
+    return index
+
+
+def _scanner(quantizer: Any, n_lists: int, width: int) -> Any:
+    """Scans codes of bytes c as c − 127.5."""
+    index = _lists_around(quantizer, n_lists, width, faiss.ScalarQuantizer.QT_8bit_uniform)
+    faiss.copy_array_to_vector(np.array([-128, 255], np.float32), index.sq.trained)
+    index.is_trained = True
     return index

@@ -123,7 +123,7 @@ class _Ranking:
 
     def csd(self, query: int, positions: Ints) -> Doubles:
         """CSD of one query to some items, [n]."""
-        delta = self._view.rows.vectors("mean", positions).astype(np.float64) - self._means[query]
+        delta = self._view.rows.vectors("mean", positions) - self._means[query]  # in float64
         # sum(-1) over contiguous rows adds in an order that depends on their length alone, so equal
         # items get equal distances whatever stands around them; a matrix product promises no such
         # thing.
@@ -148,10 +148,12 @@ class _Ranking:
         parts = self._view.parts
         augmented = augmented_queries(self._queries.mean, with_uncertainty=self._with_uncertainty)
         masks = [None if self._allowed is None else self._allowed[p.start : p.stop] for p in parts]
-        sizes = [
-            part.index.n_rows if mask is None else int(np.count_nonzero(mask))
-            for part, mask in zip(parts, masks, strict=True)
-        ]
+        sizes = [self.n_allowed]
+        if len(parts) != 1:
+            sizes = [
+                part.index.n_rows if mask is None else int(np.count_nonzero(mask))
+                for part, mask in zip(parts, masks, strict=True)
+            ]
         scanned = None
         in_batch = len(self._queries) >= BLAS_FROM_QUERIES
         is_exact = all(part.index.rounding is not None for part in parts)

@@ -15,7 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prolip_search.gaussians import Gaussians
-from prolip_search.indexes import snapshot
+from prolip_search.indexes import ivf_index, snapshot
+from prolip_search.indexes.blocks import DerivedDamage
+from prolip_search.indexes.csd_index import augmented_queries
 from prolip_search.indexes.manifest import IndexSettings
 from prolip_search.indexes.store import INDEX_FOLDER, Store
 from tests.indexes.building import items, record
@@ -233,6 +235,54 @@ def test_a_kind_or_recall_asked_for_later_is_made_by_the_next_refresh(store: Sto
     assert opened.index_facts.kind == "ivf"
     assert opened.manifest.index.recall == 0.99
     assert not list(store.folder.glob("*.faiss"))
+
+
+@pytest.mark.parametrize("share", [0.02, 0.2, 0.6])
+def test_a_mask_gives_the_same_the_first_time_and_when_it_is_used_again(
+    store: Store, share: float
+) -> None:
+    index = store._view().parts[0].index
+    assert isinstance(index, ivf_index.IvfIndex)
+    rng = np.random.default_rng(5)
+    queries = augmented_queries(clustered(12, 3).mean, with_uncertainty=True)
+    before: set[int] = set()
+    for _ in range(2):  # two masks, one after the other
+        mask = rng.random(N) < share
+        one_by_one = index._scan(index._index, queries, 20, index.n_probes, mask)
+        for _ in range(3):
+            found = [index.search(queries[at : at + 1], 20, mask)[1][0] for at in range(12)]
+            np.testing.assert_array_equal(found, one_by_one[1])
+        scores, rows = index.search(queries, 20, mask.copy())
+        np.testing.assert_array_equal(rows, one_by_one[1])
+        np.testing.assert_allclose(scores[rows >= 0], one_by_one[0][rows >= 0], rtol=1e-5)
+        assert mask[rows[rows >= 0]].all()
+        assert before != set(rows.ravel().tolist())
+        before = set(rows.ravel().tolist())
+    assert index._last is not None
+    assert (index._last.index is not None) == (share < 0.25)
+
+
+def test_a_mask_that_hides_what_is_near_gives_what_is_farther(store: Store) -> None:
+    index = store._view().parts[0].index
+    assert isinstance(index, ivf_index.IvfIndex)
+    query = augmented_queries(clustered(1, 3).mean, with_uncertainty=True)
+    near = index.search(query, 300, None)[1][0]
+    mask = np.ones(N, np.bool_)
+    mask[near] = False  # most pass, and yet none of those that come first
+    rows = index.search(query, 20, mask, widen=1e9)[1][0]
+    assert mask[rows].all()
+    assert len(set(rows.tolist())) == 20
+
+
+def test_damage_in_a_list_that_no_query_came_to_is_found_before_it_is_copied(store: Store) -> None:
+    path = next(store.folder.glob("*.ivf"))
+    content = bytearray(path.read_bytes())
+    content[1000] ^= 1
+    path.write_bytes(content)
+    index = Store.open(store.folder)._view().parts[0].index
+    queries = augmented_queries(clustered(12, 3).mean, with_uncertainty=True)
+    with pytest.raises(DerivedDamage):
+        index.search(queries, 5, np.arange(N) % 10 == 0)
 
 
 def test_texts_and_images_are_found_by_kind(tmp_path: Path) -> None:
