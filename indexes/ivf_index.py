@@ -19,7 +19,14 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from prolip_search.indexes.blocks import CheckedBlocks, DerivedDamage, Floats, Ints, MappedFile
+from prolip_search.indexes.blocks import (
+    CheckedBlocks,
+    DerivedDamage,
+    Floats,
+    Ints,
+    MappedFile,
+    between,
+)
 from prolip_search.indexes.csd_index import (
     BLAS_FROM_QUERIES,
     augmented_rows,
@@ -224,7 +231,7 @@ class IvfIndex:
         spread = np.frombuffer(file.memory, "<f4", n_lists, at)
         crcs = np.frombuffer(file.memory, "<u4", n_lists, at + spread.nbytes)
         starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64) * (width + 8)
-        self._blocks = CheckedBlocks(file, starts, crcs)
+        self._blocks = CheckedBlocks(file, crcs, between(starts))
         self.n_probes = int(facts["n_probes"])
         self.margin = int(facts["margin"])
         if not 1 <= self.n_probes <= n_lists or not 0 <= self.margin <= 1 << 20:

@@ -13,13 +13,30 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
-from prolip_search.indexes.blocks import CheckedBlocks, DerivedDamage, Floats, Ints, MappedFile
+from prolip_search.indexes.blocks import (
+    CheckedBlocks,
+    DerivedDamage,
+    Floats,
+    Ints,
+    MappedFile,
+    between,
+)
 from prolip_search.indexes.durable import TEMPORARY_SUFFIX
-from prolip_search.indexes.rows import VECTORS, indices, kind_numbers, rows_schema
-from prolip_search.indexes.schema import in_schema, vectors_of
+from prolip_search.indexes.rows import (
+    VECTORS,
+    RowFinder,
+    count_kinds,
+    indices,
+    kind_numbers,
+    rows_schema,
+)
+from prolip_search.indexes.schema import KINDS, in_schema, vectors_of
 
 ROWS_PER_BATCH = 2048  # of the Arrow file: what is checked to show one result
+FEW = 1000  # row ids that are looked for one by one
+N_KINDS = len(KINDS) + 1  # and those that are none of them
 BLOCK_BYTES = 4096  # about, of the vectors: what is checked to measure one candidate
 
 
@@ -68,18 +85,20 @@ def write_rows(
                 writer.write_batch(rows.select(schema.names).cast(schema).to_batches()[0])
                 bounds.append(file.tell())
         # Before all else what begins at a multiple of its size; last what is checked at opening.
+        all_ids, all_kinds = np.concatenate(row_ids), np.concatenate(kinds)
+        n_rows = len(all_ids)
         others = np.concatenate(uncertainty).tobytes() + np.concatenate(crcs).tobytes()
-        head = np.concatenate(row_ids).tobytes() + np.concatenate(kinds).tobytes()
-        n_rows = sum(len(some) for some in row_ids)
-        padding = -len(others) % 8
-        vectors.write(others + bytes(padding) + head)
+        others += bytes(-len(others) % 8) + all_ids.tobytes() + all_kinds.tobytes()
+        others += bytes(-len(others) % 8)
+        head = _head(all_ids, all_kinds)
+        vectors.write(others + head)
     size_bytes = rows_temporary.stat().st_size
     content = MappedFile(rows_temporary, size_bytes).memory
     facts = {
         "n_rows": n_rows,
         "vectors": {
             "file": vectors_path.name,
-            "size_bytes": 8 * dim * n_rows + len(others) + padding + len(head),
+            "size_bytes": 8 * dim * n_rows + len(others) + len(head),
             "head_crc32": zlib.crc32(head),
         },
         "rows": {
@@ -93,6 +112,23 @@ def write_rows(
     vectors_temporary.replace(vectors_path)
     rows_temporary.replace(rows_path)
     return facts
+
+
+def _head(row_ids: Ints, kinds: NDArray[np.uint8]) -> bytes:
+    """How many rows of each kind; whether row ids ascend; the first of each batch; checksums of the
+    row ids and kinds of each batch.
+    """
+    starts = np.arange(0, len(row_ids), ROWS_PER_BATCH)
+    crcs = [
+        zlib.crc32(
+            kinds[at : at + ROWS_PER_BATCH].data,
+            zlib.crc32(row_ids[at : at + ROWS_PER_BATCH].data),
+        )
+        for at in starts.tolist()
+    ]
+    ascending = not (row_ids[1:] < row_ids[:-1]).any()
+    numbers = np.concatenate([count_kinds(kinds), [ascending], row_ids[starts]])
+    return numbers.astype("<i8").tobytes() + np.array(crcs, "<u4").tobytes()
 
 
 def _in_pieces(batches: Iterable[pa.RecordBatch], n_rows: int) -> Iterator[pa.Table]:
@@ -111,6 +147,10 @@ def _in_pieces(batches: Iterable[pa.RecordBatch], n_rows: int) -> Iterator[pa.Ta
         yield pa.Table.from_batches(waiting).combine_chunks()
 
 
+def _multiple_of_8(n_bytes: int) -> int:
+    return -(-n_bytes // 8) * 8
+
+
 class MappedRows:
     """Rows of derived files. What is touched is checked first; raises DerivedDamage then."""
 
@@ -121,22 +161,38 @@ class MappedRows:
         n_rows, per_block = int(facts["n_rows"]), rows_per_block(dim)
         described = facts["vectors"]
         self._file = MappedFile(folder / described["file"], int(described["size_bytes"]))
-        n_blocks = -(-n_rows // per_block)
-        at = 8 * dim * n_rows  # where the uncertainties begin, then the checksums, then the head
-        head = at + -(-(4 * n_rows + 4 * n_blocks) // 8) * 8
-        if n_rows < 0 or len(self._file.memory) != head + 9 * n_rows:
-            raise DerivedDamage(self._file.path, f"it does not hold {n_rows} rows")
-        self._file.check(head, len(self._file.memory), int(described["head_crc32"]))
+        n_blocks, n_batches = -(-n_rows // per_block), -(-n_rows // ROWS_PER_BATCH)
+        at = 8 * dim * n_rows  # where the uncertainties begin, then the checksums of vectors
+        ids = _multiple_of_8(at + 4 * n_rows + 4 * n_blocks)  # where the row ids begin, then kinds
+        head = _multiple_of_8(ids + 9 * n_rows)
+        n_numbers = N_KINDS + 1 + n_batches
         memory = self._file.memory
+        if n_rows < 0 or len(memory) != head + 8 * n_numbers + 4 * n_batches:
+            raise DerivedDamage(self._file.path, f"it does not hold {n_rows} rows")
+        self._file.check(head, len(memory), int(described["head_crc32"]))
         self._numbers = np.frombuffer(memory, "<f4", n_rows * 2 * dim).reshape(n_rows, 2, dim)
         self._uncertainty: Floats = np.frombuffer(memory, "<f4", n_rows, at)
+        self._kinds = np.frombuffer(memory, "u1", n_rows, ids + 8 * n_rows)
+        self._finder = RowFinder(np.frombuffer(memory, "<i8", n_rows, ids))
+        numbers = np.frombuffer(memory, "<i8", n_numbers, head)
+        self._kind_counts, self._ascending = numbers[:N_KINDS], bool(numbers[N_KINDS])
+        self._first_ids = numbers[N_KINDS + 1 :]
+        if self._kind_counts.min() < 0 or self._kind_counts.sum() != n_rows:
+            raise DerivedDamage(self._file.path, f"it does not count {n_rows} rows")
+
+        def of_vectors(block: int) -> Sequence[tuple[int, int]]:
+            start, stop = block * per_block, min((block + 1) * per_block, n_rows)
+            return (8 * dim * start, 8 * dim * stop), (at + 4 * start, at + 4 * stop)
+
+        def of_ids(batch: int) -> Sequence[tuple[int, int]]:
+            start, stop = batch * ROWS_PER_BATCH, min((batch + 1) * ROWS_PER_BATCH, n_rows)
+            kinds = ids + 8 * n_rows
+            return (ids + 8 * start, ids + 8 * stop), (kinds + start, kinds + stop)
+
         crcs = np.frombuffer(memory, "<u4", n_blocks, at + 4 * n_rows)
-        self.row_ids: Ints = np.frombuffer(memory, "<i8", n_rows, head)
-        self.kinds = np.frombuffer(memory, "u1", n_rows, head + 8 * n_rows)
-        starts = np.minimum(np.arange(n_blocks + 1) * per_block, n_rows)
-        self._vector_blocks = CheckedBlocks(
-            self._file, starts * (8 * dim), crcs, also=at + 4 * starts
-        )
+        self._vector_blocks = CheckedBlocks(self._file, crcs, of_vectors)
+        crcs = np.frombuffer(memory, "<u4", n_batches, head + 8 * n_numbers)
+        self._id_blocks = CheckedBlocks(self._file, crcs, of_ids)
         self._per_block = per_block
         self._open_others(folder, facts["rows"], dim)
 
@@ -152,7 +208,7 @@ class MappedRows:
         frame = file.crc32(int(bounds[-1]), len(file.memory), file.crc32(0, int(bounds[0])))
         if frame != described["frame_crc32"]:
             raise DerivedDamage(file.path, "its frame is not what was written")
-        self._others = CheckedBlocks(file, bounds, crcs)
+        self._others = CheckedBlocks(file, crcs, between(bounds))
         self._schema = other_columns(dim)
         try:
             self._reader = pa.ipc.open_file(pa.py_buffer(file.memory))
@@ -166,6 +222,41 @@ class MappedRows:
 
     def __len__(self) -> int:
         return len(self._numbers)
+
+    @property
+    def row_ids(self) -> Ints:
+        self._id_blocks.check_rest()
+        return self._finder.row_ids
+
+    @property
+    def kinds(self) -> NDArray[np.uint8]:
+        self._id_blocks.check_rest()
+        return self._kinds
+
+    @property
+    def kind_counts(self) -> Ints:
+        return self._kind_counts
+
+    def row_ids_at(self, rows: Ints) -> Ints:
+        """The row ids of some rows."""
+        self._id_blocks.check(rows // ROWS_PER_BATCH)
+        return self._finder.row_ids[rows]
+
+    def rows_of(self, row_ids: Ints) -> Ints:
+        """Where some row ids are; −1 for those that are not here."""
+        if not self._ascending or len(row_ids) > FEW:
+            self._id_blocks.check_rest()
+            return self._finder.rows_of(row_ids)
+        found = np.full(len(row_ids), -1, np.int64)
+        batches = np.searchsorted(self._first_ids, row_ids, side="right") - 1
+        for at in np.flatnonzero(batches >= 0):
+            self._id_blocks.check(batches[at : at + 1])
+            start = int(batches[at]) * ROWS_PER_BATCH
+            batch = self._finder.row_ids[start : start + ROWS_PER_BATCH]
+            place = int(np.searchsorted(batch, row_ids[at]))
+            if place < len(batch) and batch[place] == row_ids[at]:
+                found[at] = start + place
+        return found
 
     def column(self, name: str) -> pa.ChunkedArray:
         """A whole column. Costs a check of all of the file that it is in."""
@@ -213,6 +304,7 @@ class MappedRows:
     def check_all(self) -> None:
         """Makes sure of every byte. Raises DerivedDamage."""
         self._vector_blocks.check_all()
+        self._id_blocks.check_all()
         self._others.check_all()
 
     def _batch(self, number: int) -> pa.RecordBatch:

@@ -17,15 +17,32 @@ VECTORS = ("mean", "log_variance")
 
 
 class RowSource(Protocol):
-    """Rows 0…n−1 that lie in one place.
-
-    row_ids [n]; kinds [n]: which of schema.KINDS, by number.
-    """
-
-    row_ids: Ints
-    kinds: NDArray[np.uint8]
+    """Rows 0…n−1 that lie in one place."""
 
     def __len__(self) -> int: ...
+
+    @property
+    def row_ids(self) -> Ints:
+        """All row ids, [n]."""
+        ...
+
+    @property
+    def kinds(self) -> NDArray[np.uint8]:
+        """Which of schema.KINDS every row is, by number, [n]."""
+        ...
+
+    @property
+    def kind_counts(self) -> Ints:
+        """How many rows there are of each of schema.KINDS, and of none of them."""
+        ...
+
+    def row_ids_at(self, rows: Ints) -> Ints:
+        """The row ids of some rows."""
+        ...
+
+    def rows_of(self, row_ids: Ints) -> Ints:
+        """Where some row ids are; −1 for those that are not here."""
+        ...
 
     def column(self, name: str) -> pa.ChunkedArray:
         """A whole column."""
@@ -55,19 +72,65 @@ def kind_numbers(column: pa.Array | pa.ChunkedArray) -> NDArray[np.uint8]:
     return numbers.to_numpy().astype(np.uint8)  # type: ignore[no-any-return]  # pyarrow
 
 
+def count_kinds(kinds: NDArray[np.uint8]) -> Ints:
+    """How many of each kind, and of none of them, [len(KINDS) + 1]."""
+    return np.bincount(kinds, minlength=len(KINDS) + 1)
+
+
+class RowFinder:
+    """Row ids [n] in any order, and where each is; they are sorted once, when first asked."""
+
+    def __init__(self, row_ids: Ints) -> None:
+        self.row_ids = row_ids
+        self._sorted: tuple[Ints, Ints | None] | None = None
+
+    def rows_of(self, row_ids: Ints) -> Ints:
+        """Where some row ids are; −1 for those that are not here."""
+        if self._sorted is None:
+            known, order = self.row_ids, None
+            if (known[1:] < known[:-1]).any():
+                order = np.argsort(known)
+                known = known[order]
+            self._sorted = known, order
+        known, order = self._sorted
+        if len(known) == 0:
+            return np.full(len(row_ids), -1, np.int64)
+        places = np.minimum(np.searchsorted(known, row_ids), len(known) - 1)
+        found = places if order is None else order[places]
+        return np.where(known[places] == row_ids, found, -1)
+
+
 class MemoryRows:
     """The rows of a table, in memory."""
 
     def __init__(self, table: pa.Table) -> None:
         self._table = table.combine_chunks()
-        self.row_ids: Ints = table["row_id"].to_numpy()
+        self._finder = RowFinder(table["row_id"].to_numpy())
         self._uncertainty: Floats = table["uncertainty"].to_numpy()
-        self.kinds = kind_numbers(table["kind"])
+        self._kinds = kind_numbers(table["kind"])
         dim = table.schema.field("mean").type.list_size
         self._vectors = {name: vectors_of(self._table[name], dim) for name in VECTORS}
 
     def __len__(self) -> int:
         return len(self._table)
+
+    @property
+    def row_ids(self) -> Ints:
+        return self._finder.row_ids
+
+    @property
+    def kinds(self) -> NDArray[np.uint8]:
+        return self._kinds
+
+    @property
+    def kind_counts(self) -> Ints:
+        return count_kinds(self._kinds)
+
+    def row_ids_at(self, rows: Ints) -> Ints:
+        return self.row_ids[rows]
+
+    def rows_of(self, row_ids: Ints) -> Ints:
+        return self._finder.rows_of(row_ids)
 
     def column(self, name: str) -> pa.ChunkedArray:
         """A whole column."""
@@ -135,10 +198,10 @@ class Rows:
     def row_ids(self, positions: Ints) -> Ints:
         """The row ids at some positions."""
         if len(self.sources) == 1:
-            return self.sources[0].row_ids[positions]
+            return self.sources[0].row_ids_at(positions)
         result = np.empty(len(positions), np.int64)
         for number, here, rows in self._by_source(positions):
-            result[here] = self.sources[number].row_ids[rows]
+            result[here] = self.sources[number].row_ids_at(rows)
         return result
 
     def uncertainty(self, positions: Ints) -> Floats:

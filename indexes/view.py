@@ -18,7 +18,7 @@ from prolip_search.indexes.csd_index import CsdIndex
 from prolip_search.indexes.filters import Filter
 from prolip_search.indexes.manifest import Manifest
 from prolip_search.indexes.reference import ReferenceFile
-from prolip_search.indexes.rows import MemoryRows, Rows, RowSource, rows_schema
+from prolip_search.indexes.rows import MemoryRows, Rows, RowSource, count_kinds, rows_schema
 from prolip_search.indexes.schema import KINDS
 from prolip_search.indexes.snapshot import Snapshot, build_index, read_snapshot
 from prolip_search.indexes.stamp import TableStamp, latest_stamp, stamp_of_version
@@ -80,7 +80,6 @@ class View:
         self._alive = alive
         self._recall = recall
         self._allowed: dict[frozenset[str], NDArray[np.bool_] | None] = {}
-        self._orders: dict[int, tuple[Ints, Ints | None]] = {}
         self.masks: dict[Filter, NDArray[np.bool_]] = {}  # of filters.passing
 
     @property
@@ -102,15 +101,12 @@ class View:
         """[N]: which positions are alive and of these kinds; None when all of them are."""
         if kinds not in self._allowed:
             numbers = [KINDS.index(kind) for kind in kinds]
-            all_kinds = [source.kinds for source in self.rows.sources]
-            everything = self._alive is None
-            if len(numbers) == 1:  # the common case, at the cost of one look
-                everything = everything and all((k == numbers[0]).all() for k in all_kinds)
-            else:
-                everything = everything and all(np.isin(k, numbers).all() for k in all_kinds)
+            sources = self.rows.sources
+            n_allowed = sum(int(source.kind_counts[numbers].sum()) for source in sources)
             allowed = None
-            if not everything:
-                allowed = np.isin(np.concatenate([np.empty(0, np.uint8), *all_kinds]), numbers)
+            if self._alive is not None or n_allowed < len(self.rows):
+                all_kinds = [np.empty(0, np.uint8), *(source.kinds for source in sources)]
+                allowed = np.isin(np.concatenate(all_kinds), numbers)
                 if self._alive is not None:
                     allowed &= self._alive
             self._allowed[kinds] = allowed
@@ -133,10 +129,8 @@ class View:
         """The positions of items by row id. Raises ItemNotFound."""
         result = np.full(len(row_ids), -1, np.int64)
         for number, start in enumerate(self.rows.starts[:-1]):
-            known, order = self._ordered(number)
-            places = np.minimum(np.searchsorted(known, row_ids), len(known) - 1)
-            there = known[places] == row_ids
-            found = start + (places if order is None else order[places])
+            rows = self.rows.sources[number].rows_of(row_ids)
+            there, found = rows >= 0, start + rows
             if self._alive is not None:
                 there &= self._alive[found]
             result[there] = found[there]
@@ -151,10 +145,10 @@ class View:
         """How many items there are, or how many of a kind."""
         n = 0
         for start, source in zip(self.rows.starts, self.rows.sources, strict=False):
-            kinds = source.kinds
+            counts = source.kind_counts
             if self._alive is not None:
-                kinds = kinds[self._alive[start : start + len(source)]]
-            n += len(kinds) if kind is None else int((kinds == KINDS.index(kind)).sum())
+                counts = count_kinds(source.kinds[self._alive[start : start + len(source)]])
+            n += int(counts.sum() if kind is None else counts[KINDS.index(kind)])
         return n
 
     def find(self, column: str, value: str) -> int | None:
@@ -164,16 +158,6 @@ class View:
             matches = matches & self._alive
         found = self.rows.row_ids(np.flatnonzero(matches))
         return int(found.max()) if len(found) else None
-
-    def _ordered(self, number: int) -> tuple[Ints, Ints | None]:
-        """The row ids of one source in ascending order, and where they are (None: in place)."""
-        if number not in self._orders:
-            row_ids, order = self.rows.sources[number].row_ids, None
-            if (row_ids[1:] < row_ids[:-1]).any():
-                order = np.argsort(row_ids)
-                row_ids = row_ids[order]
-            self._orders[number] = row_ids, order
-        return self._orders[number]
 
 
 def load_view(folder: Path, manifest: Manifest, *, use_derived: bool = True) -> View:
