@@ -152,6 +152,10 @@ class FlatIndex:
         if allowed is None and n_queries >= GPU_FROM_QUERIES and k <= GPU_LARGEST_K and _has_gpu():
             scores, rows = self._copy_on_gpu().search(queries, k)
             return scores, rows
+        n_products = n_queries * self.n_rows * self._index.d
+        n_threads = min(_ALL_THREADS, n_products // SMALL_JOB, self.n_rows // k)
+        if allowed is None and n_queries >= BLAS_FROM_QUERIES and n_threads > 1:
+            return self._in_ranges(queries, k, n_threads)
         parameters = faiss.SearchParameters()
         with selecting(parameters, allowed):
 
@@ -160,7 +164,29 @@ class FlatIndex:
                 how = None if allowed is None else parameters
                 return self._index.search(some, k, params=how)  # type: ignore[no-any-return]  # FAISS
 
-            return in_threads(scan, queries, n_queries * self.n_rows * self._index.d)
+            return in_threads(scan, queries, n_products)
+
+    def _in_ranges(self, queries: Floats, k: int, n_threads: int) -> tuple[Floats, Ints]:
+        """A range of rows for each thread, and the best of what they find.
+
+        All queries at once make larger matrix products than a share of them for each thread.
+        """
+        width = self._index.d
+        rows = faiss.rev_swig_ptr(self._index.get_xb(), self.n_rows * width)
+        bounds = np.linspace(0, self.n_rows, n_threads + 1).astype(np.int64)
+
+        def nearest(start: int, stop: int) -> tuple[Floats, Ints]:
+            with on_one_core(width):
+                some = rows[start * width : stop * width].reshape(-1, width)
+                scores, found = faiss.knn(queries, some, k, metric=faiss.METRIC_INNER_PRODUCT)
+                return scores, found + start
+
+        with ThreadPoolExecutor(n_threads) as pool:
+            parts = list(pool.map(nearest, bounds[:-1].tolist(), bounds[1:].tolist()))
+        scores = np.concatenate([scores for scores, _ in parts], axis=1)
+        found = np.concatenate([found for _, found in parts], axis=1)
+        best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+        return np.take_along_axis(scores, best, 1), np.take_along_axis(found, best, 1)
 
     def _copy_on_gpu(self) -> Any:
         if self._on_gpu is None:
@@ -194,26 +220,33 @@ def selecting(parameters: Any, allowed: NDArray[np.bool_] | None) -> Iterator[No
     parameters.sel = None
 
 
+@contextlib.contextmanager
+def on_one_core(width: int) -> Iterator[None]:
+    """Has FAISS search on one core, and multiply matrices for batches of queries of this width."""
+    before = faiss.omp_get_max_threads()  # of this thread; a program may have set it
+    faiss.omp_set_num_threads(1)
+    # It counts queries × width. Of the whole process, but no result depends on it.
+    faiss.cvar.distance_compute_blas_threshold = BLAS_FROM_QUERIES * width
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(before)
+
+
 def in_threads(
     scan: Callable[[Floats], tuple[Floats, Ints]], queries: Floats, n_products: int
 ) -> tuple[Floats, Ints]:
     """`scan` of all queries, shared out among threads where that pays, each of them on one core."""
 
-    def on_one_core(some: Floats) -> tuple[Floats, Ints]:
-        before = faiss.omp_get_max_threads()  # of this thread; a program may have set it
-        faiss.omp_set_num_threads(1)
-        # It counts queries × width. Of the whole process, but no result depends on it.
-        faiss.cvar.distance_compute_blas_threshold = BLAS_FROM_QUERIES * queries.shape[1]
-        try:
+    def alone(some: Floats) -> tuple[Floats, Ints]:
+        with on_one_core(some.shape[1]):
             return scan(some)
-        finally:
-            faiss.omp_set_num_threads(before)
 
     n_threads = min(_ALL_THREADS, len(queries) // BLAS_FROM_QUERIES, n_products // SMALL_JOB)
     if n_threads < 2:
-        return on_one_core(queries)
+        return alone(queries)
     with ThreadPoolExecutor(n_threads) as pool:
-        found = list(pool.map(on_one_core, np.array_split(queries, n_threads)))
+        found = list(pool.map(alone, np.array_split(queries, n_threads)))
     scores = np.concatenate([scores for scores, _ in found])
     rows = np.concatenate([rows for _, rows in found])
     return scores, rows
