@@ -25,7 +25,8 @@ from benchmarks.growth import stream
 from benchmarks.machine import facts_of_run
 from benchmarks.search import item_rows, new_store, once
 from benchmarks.vectors import images
-from prolip_search.engine import RESULT_COLUMNS, SearchEngine
+from prolip_search.answering import RESULT_COLUMNS
+from prolip_search.engine import SearchEngine
 from prolip_search.indexes.manifest import IndexSettings
 from prolip_search.indexes.snapshot import drop_snapshot
 from prolip_search.indexes.store import Store
