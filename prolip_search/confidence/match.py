@@ -143,9 +143,11 @@ def row_weights(propensity: Doubles) -> Doubles:
     see count for a twentieth: their smECE was twice as high. No weights at all counted matches
     worse. The root stands between the two.
     """
-    inverse = 1.0 / np.sqrt(propensity)
-    cut = np.minimum(inverse, LARGEST_WEIGHT * inverse.mean())
-    weights: Doubles = cut / cut.mean()
+    weights: Doubles = 1.0 / np.sqrt(propensity)
+    # A cut lowers the mean, and with it the cut, so that one row among many cannot rule the fit.
+    while (largest := LARGEST_WEIGHT * weights.mean()) < 0.999 * weights.max():
+        weights = np.minimum(weights, largest)
+    weights = weights / weights.mean()
     return weights
 
 
