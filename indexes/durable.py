@@ -7,12 +7,14 @@ reader sees the old bytes or the new ones and a crash leaves no third state.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
+from typing import Any
 
 from prolip_search.errors import IndexNotWritable, StoreError
 
@@ -66,3 +68,9 @@ def crc32_of(path: Path) -> int:
             return 0
         with mmap(file.fileno(), 0, access=ACCESS_READ) as content:
             return zlib.crc32(content)
+
+
+def own_checksum(content: Mapping[str, Any]) -> int:
+    """CRC-32 of a JSON object without its field `checksum`: keys sorted, no spaces, ASCII."""
+    vouched = {name: value for name, value in content.items() if name != "checksum"}
+    return zlib.crc32(json.dumps(vouched, sort_keys=True, separators=(",", ":")).encode())

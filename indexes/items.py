@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from prolip_search.errors import IndexDamaged, QueryError
 from prolip_search.indexes.durable import reason_of, writes
 from prolip_search.indexes.schema import ADDED, checksums, folders_of, in_schema, items_schema
-from prolip_search.indexes.stamp import latest_stamp
+from prolip_search.indexes.seals import Seals
+from prolip_search.indexes.stamp import latest_stamp, version_file
 
 # Ids per IN (…) list: a predicate stays far below what Lance's SQL parser minds.
 IDS_PER_PREDICATE = 2000
@@ -39,6 +40,7 @@ class ItemsTable:
         self.path = path
         self.dim = dim
         self._dataset = dataset
+        self._seals = Seals(path)
 
     @classmethod
     def create(cls, path: Path, dim: int) -> ItemsTable:
@@ -53,13 +55,14 @@ class ItemsTable:
             dataset = lance.write_dataset(
                 items_schema(dim).empty_table(), str(path), enable_stable_row_ids=True
             )
+        Seals(path).update()
         return cls(path, dataset, dim)
 
     @classmethod
     def open(cls, path: Path, dim: int) -> ItemsTable:
         """The table at its newest version. Raises IndexDamaged."""
         with reads(path):
-            dataset = lance.dataset(str(path))
+            dataset = sealed_dataset(path)
             schema, has_stable_row_ids = dataset.schema, dataset.has_stable_row_ids
         # Columns that somebody added are let be: they are kept, not read, and null in new rows.
         for field in items_schema(dim):
@@ -94,6 +97,7 @@ class ItemsTable:
                 schema = items_schema(self.dim)
                 self._dataset.add_columns(pa.schema([schema.field(name) for name in lacking]))
             self._dataset = lance.write_dataset(rows, self._dataset, mode="append")
+        self._seals.update()
 
     def delete(self, ids: Sequence[str]) -> int:
         """One commit that drops the items with these ids; how many there were."""
@@ -103,6 +107,7 @@ class ItemsTable:
         predicate = " OR ".join(_in_lists(sorted(present)))
         with writes("a deletion", self.path.parent):
             self._dataset.delete(predicate)
+        self._seals.update()
         return len(present)
 
     def move(self, moved: pa.Table) -> int:
@@ -123,6 +128,7 @@ class ItemsTable:
         source = moved.cast(pa.schema([schema.field(name) for name in moved.column_names]))
         with writes("moved items", self.path.parent):
             self._dataset.merge_insert("id").when_matched_update_all().execute(source)
+        self._seals.update()
         return len(moved)
 
     def existing(self, ids: Sequence[str]) -> set[str]:
@@ -148,7 +154,8 @@ class ItemsTable:
             predicate = " OR ".join(_in_lists(ids)) or "false"
         schema = items_schema(self.dim)
         present = [name for name in schema.names if name in self._dataset.schema.names]
-        table = self._read(columns=present, filter=predicate, with_row_id=True)
+        fragments = None if ids is not None else self._checked_fragments(newer_than)
+        table = self._read(columns=present, filter=predicate, with_row_id=True, fragments=fragments)
         self._verify(table)
         row_ids = table["_rowid"].cast(pa.int64())
         table = in_schema(table.drop_columns("_rowid"), schema)
@@ -159,10 +166,12 @@ class ItemsTable:
         predicate = f"_row_last_updated_at_version > {newer_than}" if newer_than else None
         schema = items_schema(self.dim)
         present = [name for name in schema.names if name in self._dataset.schema.names]
+        fragments = self._checked_fragments(newer_than)
         with reads(self.path):
             scanner = self._dataset.scanner(
                 columns=present,
                 filter=predicate,
+                fragments=fragments,
                 with_row_id=True,
                 batch_size=STREAMED_ROWS,
                 batch_readahead=2,
@@ -190,12 +199,14 @@ class ItemsTable:
                 batch_size=STREAMED_ROWS,
             )
             self._dataset = lance.dataset(str(self.path))
+        self._seals.update()
         return bool(done.fragments_removed)
 
     def forget_versions(self) -> None:
         """Drops all versions but the newest, and the files that only they used. Needs the lock."""
         with writes("the items table", self.path.parent):
             self._dataset.cleanup_old_versions(older_than=timedelta(0), delete_unverified=True)
+        self._seals.update()
 
     def _verify(self, rows: pa.Table) -> None:
         """Compares checksums; a row that another program wrote without one is taken as it is."""
@@ -212,6 +223,7 @@ class ItemsTable:
         """
         columns = ["id", "kind", "mean", "log_variance", "uncertainty", "checksum"]
         row_ids, stored, wrong = [np.empty(0, np.int64)], [np.empty(0, np.uint32)], []
+        self._checked_fragments(0)
         with reads(self.path):
             scanner = self._dataset.scanner(
                 columns=columns, with_row_id=True, batch_size=STREAMED_ROWS
@@ -239,6 +251,7 @@ class ItemsTable:
             self._dataset.cleanup_old_versions(older_than=FOR_EVER, delete_unverified=True)
             for leftover in self.path.glob("*/*#*"):  # half-written files of Lance's object store
                 leftover.unlink(missing_ok=True)
+        self._seals.update()
 
     def count_orphans(self) -> int:
         """How many files `remove_orphans` would drop."""
@@ -249,6 +262,22 @@ class ItemsTable:
         kinds = ("data_files", "transaction_files", "index_files", "deletion_files")
         n_orphans: int = sum(getattr(told.stats, f"{kind}_removed") for kind in kinds)
         return n_orphans + len(list(self.path.glob("*/*#*")))
+
+    def _checked_fragments(self, newer_than: int) -> list[Any] | None:
+        """The fragments that hold what was written after a version, once their files have been
+        compared with their checksums; None: all of them.
+        """
+        with reads(self.path):
+            fragments = self._dataset.get_fragments()
+            old: set[str] = set()
+            if newer_than:
+                # A version that is dropped says nothing: everything may be newer, then.
+                with contextlib.suppress(OSError, ValueError):
+                    before = sealed_dataset(self.path, newer_than)
+                    old = {name for one in before.get_fragments() for name in _data_files(one)}
+            changed = [one for one in fragments if not old.issuperset(_data_files(one))]
+            self._seals.check(name for one in changed for name in _data_files(one))
+        return changed if old and changed else None
 
     def _read(self, **how: Any) -> pa.Table:
         with reads(self.path):
@@ -269,6 +298,25 @@ def reads(path: Path) -> Iterator[None]:
         if type(error).__name__ != "PanicException":
             raise
         raise _damaged(path, reason_of(error)) from error
+
+
+def sealed_dataset(path: Path, version: int | None = None) -> Any:
+    """A Lance dataset whose lists, of files and of deleted rows, have been compared with their
+    checksums; its data has not. Raises IndexDamaged and what Lance raises.
+    """
+    seals = Seals(path)
+    newest = latest_stamp(path) if version is None else None
+    number = newest.version if newest is not None else version
+    if number is not None:
+        seals.check([f"_versions/{version_file(number)}"])
+    dataset = lance.dataset(str(path), version=version)
+    lists = (fragment.deletion_file() for fragment in dataset.get_fragments())
+    seals.check(name for name in lists if name)
+    return dataset
+
+
+def _data_files(fragment: Any) -> list[str]:
+    return [f"data/{file.path}" for file in fragment.data_files()]
 
 
 def _refuse_if_made(path: Path) -> None:

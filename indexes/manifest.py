@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 
 from prolip_search.distances import MatchLogit
 from prolip_search.errors import IndexDamaged, IndexNotFound, IndexTooNew
-from prolip_search.indexes.durable import replace_file, writes
+from prolip_search.indexes.durable import own_checksum, replace_file, writes
 
 IndexKind = Literal["auto", "flat", "ivf"]
 
@@ -105,6 +105,7 @@ class Manifest:
         content |= {"replaced": list(self.replaced)} if self.replaced else {}
         content |= {"roots": list(self.roots)} if self.roots else {}
         content |= {"calibration": self.calibration} if self.calibration else {}
+        content["checksum"] = own_checksum(content)
         return json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n"
 
 
@@ -151,6 +152,8 @@ def read_manifest(folder: Path) -> Manifest:
         )
     if version < 1:
         raise _damaged(path, f"format_version is {version}")
+    if content.get("checksum") not in (None, own_checksum(content)):
+        raise _damaged(path, "it does not match its checksum (null after a change by hand)")
     table = _field(path, content, "items_table", str)
     # The name is joined to a path, so anything but a plain table name is refused.
     if not ITEMS_TABLE.fullmatch(table):

@@ -13,6 +13,8 @@ import pyarrow.compute as pc
 
 from prolip_search.errors import IndexDamaged, QueryError
 from prolip_search.indexes.durable import reason_of, writes
+from prolip_search.indexes.items import sealed_dataset
+from prolip_search.indexes.seals import Seals
 
 SKIPPED_NAME = "skipped.lance"
 SKIPPED_SCHEMA = pa.schema(
@@ -38,7 +40,11 @@ class SkippedFiles:
         if dataset is None:
             return SKIPPED_SCHEMA.empty_table()
         try:
+            files = (file for one in dataset.get_fragments() for file in one.data_files())
+            Seals(self._path).check(f"data/{file.path}" for file in files)
             return dataset.to_table().select(SKIPPED_SCHEMA.names).sort_by("path")
+        except IndexDamaged as error:
+            raise self._damaged("its files are not what was written") from error
         except (OSError, ValueError, RuntimeError, KeyError) as error:
             raise self._damaged(reason_of(error)) from error
 
@@ -62,6 +68,7 @@ class SkippedFiles:
             else:
                 upsert = dataset.merge_insert("path").when_matched_update_all()
                 upsert.when_not_matched_insert_all().execute(rows)
+        Seals(self._path).update()
 
     def forget(self, paths: Sequence[str]) -> None:
         """Drops the rows of these paths, in one commit: they are indexed now, or gone."""
@@ -72,6 +79,7 @@ class SkippedFiles:
             return
         with writes(SKIPPED_NAME, self._path.parent):
             lance.write_dataset(kept, dataset, mode="overwrite")
+        Seals(self._path).update()
 
     def drop_if_damaged(self) -> bool:
         """Removes the whole list where it cannot be read; whether it was so. Needs the lock."""
@@ -87,7 +95,9 @@ class SkippedFiles:
         if not self._path.is_dir():
             return None
         try:
-            return lance.dataset(str(self._path))
+            return sealed_dataset(self._path)
+        except IndexDamaged as error:
+            raise self._damaged("its files are not what was written") from error
         except (OSError, ValueError, RuntimeError) as error:
             raise self._damaged(reason_of(error)) from error
 

@@ -28,7 +28,13 @@ from prolip_search.indexes.csd_index import (
     padded_width,
     write_flat,
 )
-from prolip_search.indexes.durable import TEMPORARY_SUFFIX, crc32_of, replace_file, writes
+from prolip_search.indexes.durable import (
+    TEMPORARY_SUFFIX,
+    crc32_of,
+    own_checksum,
+    replace_file,
+    writes,
+)
 from prolip_search.indexes.ivf_index import AugmentedRows, IvfIndex, code_width, write_ivf
 from prolip_search.indexes.manifest import IndexSettings
 from prolip_search.indexes.mapped_rows import MappedRows, write_rows
@@ -150,7 +156,7 @@ def write_pointer(
         path = _free_stem(folder, stamp.version).with_suffix(".dead")
         replace_file(path, dead.astype("<i8").tobytes())
         described = _described(path)
-    pointer = {
+    pointer: dict[str, Any] = {
         "format_version": POINTER_VERSION,
         "items_table": items_table,
         "table_version": stamp.version,
@@ -158,6 +164,7 @@ def write_pointer(
         "parts": list(parts),
         "dead": described,
     }
+    pointer["checksum"] = own_checksum(pointer)
     text = json.dumps(pointer, indent=1, sort_keys=True) + "\n"
     replace_file(folder / POINTER_NAME, text.encode())
     remove_leftovers(folder)
@@ -302,6 +309,8 @@ def _read_pointer(folder: Path) -> dict[str, Any] | None:
         raise DerivedDamage(path, str(error)) from error
     if not isinstance(pointer, dict) or pointer.get("format_version") not in (1, POINTER_VERSION):
         raise DerivedDamage(path, f"it is not of format version {POINTER_VERSION}")
+    if pointer.get("checksum") not in (None, own_checksum(pointer)):
+        raise DerivedDamage(path, "it does not match its checksum")
     return pointer
 
 

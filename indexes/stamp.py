@@ -35,9 +35,14 @@ def latest_stamp(table: Path) -> TableStamp | None:
     return None if newest is None else stamp_of_version(table, _HIGHEST - int(newest[:20]))
 
 
+def version_file(version: int) -> str:
+    """The name of a version's manifest in `_versions/`."""
+    return f"{_HIGHEST - version:020}.manifest"
+
+
 def stamp_of_version(table: Path, version: int) -> TableStamp | None:
     """The commit of that number; None when it is not, or no longer, there."""
-    path = table / "_versions" / f"{_HIGHEST - version:020}.manifest"
+    path = table / "_versions" / version_file(version)
     try:
         digest = hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
     except OSError:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from prolip_search.errors import QueryError
 from prolip_search.indexes.durable import reason_of
 from prolip_search.indexes.filters import moment
-from prolip_search.indexes.items import reads
+from prolip_search.indexes.items import reads, sealed_dataset
 from prolip_search.indexes.metadata_values import (
     Steps,
     value_columns,
@@ -49,8 +49,8 @@ def row_ids_where(table: Path, view: View, where: str) -> NDArray[np.int64]:
     rows: Any = None
     if view.stamp is not None:
         try:
-            rows = lance.dataset(str(table), version=view.stamp.version)
-        except (ValueError, OSError):  # compacted away since this view was read
+            rows = sealed_dataset(table, view.stamp.version)
+        except (ValueError, OSError):  # damaged, or compacted away since this view was read
             rows = None
     expression, values = with_columns(where)
     if values:

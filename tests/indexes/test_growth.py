@@ -218,6 +218,6 @@ def test_a_manifest_without_index_settings_has_the_defaults(tmp_path: Path) -> N
     store = filled_store(tmp_path)
     path = store.folder / "manifest.json"
     lines = path.read_text().replace('"index"', '"something_else"')
-    path.write_text(lines)
+    path.write_text(lines.replace('"checksum"', '"another_thing"'))
     assert Store.open(store.folder).manifest.index == IndexSettings()
     assert snapshot.wanted_kind(IndexSettings(), snapshot.FLAT_UP_TO + 1) == "ivf"

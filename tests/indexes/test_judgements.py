@@ -71,7 +71,7 @@ def test_what_was_fitted_lies_in_the_manifest_and_may_be_anything(tmp_path: Path
     assert opened.manifest.calibration == {"w": [1.0, 2.5], "none": None}
     path = store.folder / "manifest.json"
     for strange in ("text", [1], 3):
-        content = json.loads(path.read_text()) | {"calibration": strange}
+        content = json.loads(path.read_text()) | {"calibration": strange, "checksum": None}
         path.write_text(json.dumps(content))
         assert Store.open(store.folder).manifest.calibration is None
 

@@ -22,8 +22,9 @@ TABLE = f"items-{FINGERPRINT[:8]}.lance"
 
 
 def content(**changes: Any) -> dict[str, Any]:
+    """What a manifest holds, and changes to it that nothing vouches for."""
     manifest = Manifest(encoder=record(), items_table=TABLE)
-    return json.loads(manifest.to_json()) | changes
+    return json.loads(manifest.to_json()) | {"checksum": None} | changes
 
 
 def encoder(**changes: Any) -> dict[str, Any]:
@@ -51,6 +52,14 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
 def test_fields_of_a_later_day_are_read_over(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text(json.dumps(content(calibration={"a": 1})))
     assert read_manifest(tmp_path).items_table == TABLE
+
+
+def test_a_changed_digit_is_damage(tmp_path: Path) -> None:
+    write_manifest(tmp_path, Manifest(encoder=record(), items_table=TABLE))
+    path = tmp_path / "manifest.json"
+    path.write_text(path.read_text().replace('"bias": -5.0', '"bias": -4.0'))
+    with pytest.raises(IndexDamaged, match="checksum"):
+        read_manifest(tmp_path)
 
 
 def test_a_newer_format_is_refused_naming_both_versions(tmp_path: Path) -> None:
