@@ -21,10 +21,12 @@ from prolip_search.indexes.store import INDEX_FOLDER
 from tests.indexes.damaging import STATES
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-N_DERIVED = 6  # cases of a file of our own, and two of each of the many of Lance: a bit and an end
+N_CASES = 6  # of a file, every third of them a cut
+N_OF_MANY = 2  # of Lance's manifests and transactions, which are many
 LEAST_CASES = 125  # of each state
 assert LEAST_CASES * len(STATES) >= 500
 
+MANY = ("_versions", "_transactions")
 DERIVED = {"csd.json", "csd.vectors", "csd.arrow"}
 LANCE = {f"items/{name}" for name in ("data", "_versions", "_transactions", "_deletions")}
 SKIPPED = {f"skipped/{name}" for name in ("data", "_versions", "_transactions")}
@@ -93,7 +95,7 @@ def test_damage_anywhere_is_a_clear_error_or_changes_no_answer(
         size = path.stat().st_size
         if not size:  # the writer's lock, when nobody writes
             continue
-        for number in range(2 if ".lance/" in str(path) else N_DERIVED):
+        for number in range(N_OF_MANY if path.parent.name in MANY else N_CASES):
             is_cut = number % 3 == 1
             cases.append(
                 (path, None, int(rng.integers(size)))
