@@ -117,9 +117,6 @@ def ask(folder: Path) -> dict[str, Any]:
         except ProlipSearchError as error:
             answers[name] = {"error": type(error).__name__, "message": str(error)}
 
-    def verified() -> int:
-        return len(verify(folder))
-
     try:
         engine = SearchEngine.open(folder / INDEX_FOLDER, encoder=ENCODERS[0])
     except ProlipSearchError as error:
@@ -127,7 +124,7 @@ def ask(folder: Path) -> dict[str, Any]:
     else:
         for name, question in questions(engine).items():
             note(name, question)
-    note("verify", verified)
+    note("verify", lambda: verify(folder))
     return answers
 
 
@@ -135,7 +132,7 @@ def verify(folder: Path) -> list[str]:
     from prolip_search.verification import verify_index
 
     report = verify_index(folder / INDEX_FOLDER, lambda store: ENCODERS[0])
-    return [f.path for f in report.findings if f.path not in RESTLESS]
+    return [f"{f.path}: {f.what}" for f in report.findings if f.path not in RESTLESS]
 
 
 def in_a_child(task: Callable[[], dict[str, Any]]) -> dict[str, Any]:
