@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import tempfile
 from pathlib import Path
 
 import faiss
@@ -21,7 +22,8 @@ import numpy as np
 from benchmarks.machine import facts_of_run
 from benchmarks.search import cpu, once
 from prolip_search.indexes import csd_index
-from prolip_search.indexes.csd_index import FlatIndex, padded_width
+from prolip_search.indexes.blocks import MappedFile
+from prolip_search.indexes.csd_index import FlatIndex, padded_width, write_flat
 from prolip_search.indexes.ivf_index import code_width
 
 K = 34
@@ -40,7 +42,11 @@ def main() -> None:
     width = padded_width(options.dim)
     rows = rng.standard_normal((options.items, width), np.float32)
     queries = rng.standard_normal((64, width), np.float32)
-    index = FlatIndex.build(rows)
+    folder = tempfile.TemporaryDirectory()
+    path = Path(folder.name) / "csd-1.faiss"
+    write_flat(path, len(rows), width, [rows])
+    file = MappedFile(path, path.stat().st_size)
+    index = FlatIndex.read(file, n_rows=len(rows), width=width)  # mapped, as a store searches it
     integers = rows.reshape(-1).view(np.int64)
     faiss.omp_set_num_threads(1)
     csd_index._ALL_THREADS = options.threads
