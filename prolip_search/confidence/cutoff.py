@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -42,6 +43,7 @@ class Cutoff:
         return None if rank is None else float(self.scores[rank - 1])
 
 
+@lru_cache(maxsize=256)  # a search asks the same again and again
 def conformal_rank(n: int, coverage: float, mode: CutoffMode) -> int | None:
     """Which of n sorted scores, from 1, bounds a new one with probability >= coverage.
 
@@ -99,23 +101,31 @@ def cutoff_sizes(
     n_queries, n_candidates = evidence.logits.shape
     if probabilities is None:
         kept = (-evidence.logits <= threshold).sum(axis=1)
-        kept_beyond = (-evidence.reference <= threshold) & evidence.beyond
     else:
         counted = probabilities.candidates * evidence.counted
-        allowed = threshold * probabilities.expected
         above = np.cumsum(counted, axis=1) - counted
-        kept = (above <= allowed[:, None]).sum(axis=1)
-        order = np.argsort(-evidence.reference, axis=1, kind="stable")
-        mass = np.take_along_axis(probabilities.reference * evidence.beyond, order, axis=1)
-        above_beyond = np.cumsum(mass, axis=1) - mass
-        within = (
-            counted.sum(axis=1)[:, None] + evidence.weight_beyond[:, None] * above_beyond
-            <= allowed[:, None]
-        )
-        kept_beyond = within & np.take_along_axis(evidence.beyond, order, axis=1)
+        kept = (above <= threshold * probabilities.expected[:, None]).sum(axis=1)
     kept = np.maximum(kept, 1)
     last = evidence.logits[np.arange(n_queries), kept - 1]
-    kept = (evidence.logits >= last[:, None]).sum(axis=1)  # what ties with the last is kept too
-    further = np.rint(evidence.weight_beyond * kept_beyond.sum(axis=1))
-    sizes: Ints = np.where(kept == n_candidates, kept + further, kept).astype(np.int64)
+    sizes: Ints = (evidence.logits >= last[:, None]).sum(axis=1)  # what ties with the last stays
+    goes_on = np.flatnonzero(sizes == n_candidates)
+    if goes_on.size:
+        sizes[goes_on] += _kept_beyond(probabilities, evidence, threshold)[goes_on]
     return sizes
+
+
+def _kept_beyond(
+    probabilities: MatchProbabilities | None, evidence: QueryEvidence, threshold: float
+) -> Ints:
+    """How many items beyond the candidates a query keeps that keeps all of those: [Q]."""
+    if probabilities is None:
+        kept = (-evidence.reference <= threshold) & evidence.beyond
+    else:
+        order = np.argsort(-evidence.reference, axis=1, kind="stable")
+        beyond = np.take_along_axis(evidence.beyond, order, axis=1)
+        mass = np.take_along_axis(probabilities.reference, order, axis=1) * beyond
+        first = (probabilities.candidates * evidence.counted).sum(axis=1)
+        above = first[:, None] + evidence.weight_beyond[:, None] * (np.cumsum(mass, axis=1) - mass)
+        kept = (above <= threshold * probabilities.expected[:, None]) & beyond
+    estimated: Ints = np.rint(evidence.weight_beyond * kept.sum(axis=1)).astype(np.int64)
+    return estimated
