@@ -1,6 +1,6 @@
 """What does a filtered search cost, and does it find what there is?
 
-    OPENBLAS_NUM_THREADS=1 python -m benchmarks.filters [--size 100000] [--dim 512] [--kinds flat ivf] [--out FILE]
+    OPENBLAS_NUM_THREADS=1 python -m benchmarks.filters [--size N] [--kinds flat ivf] [--out FILE]
 
 For filters that let through 0.1 %, 1 %, 10 % and 50 % of the items: the time of a query and of a
 batch of 64 as shares of the unfiltered ones, recall@10 against brute force over what the filter
