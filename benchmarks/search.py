@@ -134,6 +134,7 @@ def ours(
     index_file = next(p for p in store.folder.glob("csd*") if p.suffix in (".faiss", ".ivf"))
     one = [asked[at : at + 1] for at in range(len(asked))]
     # Alternating, so that a busy machine is busy for all, after a round in which all is read.
+    faiss.omp_set_num_threads(1)  # its other threads would spin while something else is timed
     mine, raw, stock = [], [], []
     for turn in range(2):
         for at in range(len(singles)):
