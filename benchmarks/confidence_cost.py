@@ -27,7 +27,7 @@ import pyarrow as pa
 from benchmarks.machine import facts_of_run
 from benchmarks.search import item_rows, new_store
 from benchmarks.vectors import image_blocks, texts
-from prolip_search.answering import query_evidence
+from prolip_search.answering import confidence_model, query_evidence
 from prolip_search.calibrating import refit
 from prolip_search.confidence.scoring import score, score_results
 from prolip_search.gaussians import Gaussians
@@ -71,8 +71,6 @@ def main() -> None:
 
 def measured(store: Store, dim: int) -> dict[str, Any]:
     """Times of single queries, with and without."""
-    from prolip_search.calibrating import confidence_model
-
     model = confidence_model(store)
     assert model is not None
     known = model.of("text")
