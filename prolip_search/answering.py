@@ -219,7 +219,9 @@ def _search(
     calibration = calibration_of(model, group.kind)
     about_queries = about_results = None
     if model is not None and group.kind is not None and evidence is not None:
-        about_queries = score(model, group.kind, evidence, coverage=wanted.coverage)
+        about_queries = score(
+            model, group.kind, evidence, coverage=wanted.coverage, with_results=False
+        )
         logits = store.encoder.match_logit.logit(np.minimum(hits.csd, FURTHEST).astype(np.float64))
         about_results = score_results(model, group.kind, evidence, logits)
     for number, at in enumerate(group.rows):

@@ -54,10 +54,13 @@ def score(
     *,
     coverage: float = 0.9,
     mode: CutoffMode = "confident",
+    with_results: bool = True,
 ) -> QueryConfidence:
     """Everything that a calibration says of queries of one kind, "text" or "image".
 
-    Costs a few passes over [Q, n] and [Q, R]. Raises ValueError for a coverage outside (0, 1).
+    with_results: whether the candidates' own confidences are wanted, and not only those of the few
+    that are shown (`score_results`). Costs a few passes over [Q, n] and [Q, R]. Raises ValueError
+    for a coverage outside (0, 1).
     """
     known = model.of(kind)
     probabilities = None if known.match is None else match_probabilities(known.match, evidence)
@@ -73,7 +76,9 @@ def score(
     scale = known.uncertainty
     return QueryConfidence(
         status=known.status,
-        results=None if known.match is None else _results(known.match, evidence, evidence.logits),
+        results=_results(known.match, evidence, evidence.logits)
+        if with_results and known.match is not None
+        else None,
         none_probability=none_probability,
         expected_matches=probabilities.expected
         if known.expects_matches and probabilities is not None
