@@ -18,7 +18,8 @@ import pyarrow.compute as pc
 
 from prolip_search.errors import IndexDamaged, QueryError
 from prolip_search.indexes.durable import reason_of, writes
-from prolip_search.indexes.items import FOR_EVER
+from prolip_search.indexes.items import FOR_EVER, sealed_dataset
+from prolip_search.indexes.seals import Seals
 from prolip_search.indexes.stamp import latest_stamp
 
 JUDGEMENTS_NAME = "judgements.lance"
@@ -50,12 +51,14 @@ class Judgements:
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / JUDGEMENTS_NAME
+        self._seals = Seals(self._path)
 
     def read(self) -> pa.Table:
         """All of them, oldest first. Raises IndexDamaged."""
         dataset = self._open()
         if dataset is None:
             return JUDGEMENTS_SCHEMA.empty_table()
+        self._check(dataset)
         try:
             table = dataset.to_table()
             known = table.select([n for n in JUDGEMENTS_SCHEMA.names if n in table.column_names])
@@ -82,6 +85,7 @@ class Judgements:
                 lance.write_dataset(rows, str(self._path), enable_stable_row_ids=True)
             else:
                 lance.write_dataset(rows, dataset, mode="append")
+        self._seals.update()
 
     def replace(self, rows: pa.Table) -> None:
         """Puts these rows in the place of all, in one commit: their queries were encoded anew."""
@@ -91,6 +95,7 @@ class Judgements:
             return self.append(rows)
         with writes(JUDGEMENTS_NAME, self._path.parent):
             lance.write_dataset(rows, dataset, mode="overwrite")
+        self._seals.update()
         return None
 
     def forget_items(self, ids: Sequence[str]) -> int:
@@ -98,6 +103,7 @@ class Judgements:
         dataset = self._open()
         if dataset is None or not ids:
             return 0
+        self._check(dataset)
         try:
             judged = dataset.to_table(columns=["item_id"], with_row_id=True)
             gone = judged.filter(pc.is_in(judged["item_id"], pa.array(ids, pa.string())))
@@ -108,6 +114,7 @@ class Judgements:
         numbers = ", ".join(str(number) for number in gone["_rowid"].to_pylist())
         with writes(JUDGEMENTS_NAME, self._path.parent):
             dataset.delete(f"_rowid IN ({numbers})")
+        self._seals.update()
         return len(gone)
 
     def forget_all(self) -> int:
@@ -127,6 +134,15 @@ class Judgements:
                 dataset.optimize.compact_files(num_threads=1)
                 dataset = lance.dataset(str(self._path))
             dataset.cleanup_old_versions(older_than=FOR_EVER, delete_unverified=True)
+        self._seals.update()
+
+    def _check(self, dataset: Any) -> None:
+        """Compares the files of all rows with their checksums. Raises IndexDamaged."""
+        files = (file for one in dataset.get_fragments() for file in one.data_files())
+        try:
+            self._seals.check(f"data/{file.path}" for file in files)
+        except IndexDamaged as error:
+            raise self._damaged("its files are not what was written") from error
 
     def _open(self) -> Any:
         """None without a table; Lance is not looked for then."""
@@ -134,7 +150,9 @@ class Judgements:
         if latest_stamp(self._path) is None:
             return None
         try:
-            return lance.dataset(str(self._path))
+            return sealed_dataset(self._path)
+        except IndexDamaged as error:
+            raise self._damaged("its files are not what was written") from error
         except (OSError, ValueError, RuntimeError) as error:
             raise self._damaged(reason_of(error)) from error
 

@@ -104,6 +104,7 @@ def questions(engine: SearchEngine) -> dict[str, Callable[[], Any]]:
         "probabilities": probabilities,
         "items": lambda: sorted(map(repr, store.files().to_pylist())),
         "skipped": lambda: store.skipped().to_pylist(),
+        "judgements": lambda: [repr(row) for row in store.judgements().to_pylist()],
     }
 
 
@@ -175,6 +176,9 @@ def answer(order: dict[str, Any]) -> list[dict[str, Any]]:
 
         def make() -> dict[str, Any]:
             STATES[order["make"]](folder)
+            engine = opened(folder)
+            for query, fits in ((TEXTS[0], True), (TEXTS[1], False)):
+                engine.judge(query, engine.search(query, k=1)[0], fits)
             return {}
 
         return [in_a_child(make)]

@@ -30,9 +30,10 @@ MANY = ("_versions", "_transactions")
 DERIVED = {"csd.json", "csd.vectors", "csd.arrow"}
 LANCE = {f"items/{name}" for name in ("data", "_versions", "_transactions", "_deletions")}
 SKIPPED = {f"skipped/{name}" for name in ("data", "_versions", "_transactions")}
-SUMS = {"items/checksums.txt", "skipped/checksums.txt"}
+JUDGED = {f"judgements/{name}" for name in ("data", "_versions", "_transactions")}
+SUMS = {f"{name}/checksums.txt" for name in ("items", "skipped", "judgements")}
 # Of every state; what a search of that state reads besides.
-KINDS = {"manifest.json", *LANCE, *SKIPPED, *SUMS}
+KINDS = {"manifest.json", *LANCE, *SKIPPED, *JUDGED, *SUMS}
 MORE_KINDS = {
     "lists": {*DERIVED, "csd.ivf", "csd.faiss", "csd.dead"},
     "flat": {*DERIVED, "csd.faiss"},
