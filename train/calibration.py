@@ -1,16 +1,17 @@
 """Fits the calibration that an encoder ships with: what `prolip-search evaluate calibration` makes.
 
-Matches are learnt from people's judgements on one half of the photos, "nothing here matches" from
-captioned photos in galleries that hold the answer and galleries that do not. Both sorts of photos
-must be unknown to the encoder. There is no cutoff in a default: its promise is about the collection
-that its pairs come from, and holds for no other.
+Matches are learnt from people's judgements on one half of the photos and from short queries of
+captioned photos, "nothing here matches" from captioned photos in galleries that hold the answer
+and galleries that do not. Both sorts of photos must be unknown to the encoder. There is no
+cutoff in a default: its promise is about the collection that its pairs come from, and holds for no
+other.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +43,7 @@ from prolip_search.metrics import auroc, brier_score, smooth_ece, smooth_ece_flo
 from prolip_search.train.galleries import Judged, gallery_evidence, match_logits
 from prolip_search.train.photos import Photos
 from prolip_search.train.searches import Searches
+from prolip_search.train.short_queries import KnownRows
 
 Doubles = npt.NDArray[np.float64]
 
@@ -51,35 +53,68 @@ SHOWN = 10  # results that a search shows
 LEVEL_PENALTY = 0.1
 
 
-def fit_matches(judged: Judged) -> KindModel:
+@dataclass(frozen=True, eq=False)
+class _Rows:
+    """n rows of a fit: features [n, 6], is_match, propensity, and the query of each, [n]."""
+
+    features: Doubles
+    is_match: npt.NDArray[np.bool_]
+    propensity: Doubles
+    query: npt.NDArray[np.int64]
+
+    def __getitem__(self, chosen: npt.NDArray[np.bool_]) -> _Rows:
+        return _Rows(
+            self.features[chosen],
+            self.is_match[chosen],
+            self.propensity[chosen],
+            self.query[chosen],
+        )
+
+    def and_known(self, known: KnownRows | None) -> _Rows:
+        """These and, under queries of their own, rows whose truth was known without asking."""
+        if known is None:
+            return self
+        return _Rows(
+            np.concatenate([self.features, known.features]),
+            np.concatenate([self.is_match, known.is_match]),
+            np.concatenate([self.propensity, np.ones(len(known))]),
+            np.concatenate([self.query, self.query.max() + 1 + known.word]),
+        )
+
+
+def fit_matches(judged: Judged, known: KnownRows | None = None) -> KindModel:
     """What judgements alone give: the match model and its quality, as a default of text queries.
+
+    known: first results of short queries, counted like judgements; without them a calibration of
+    long texts says too little of short ones.
 
     In two steps. Which features count how much is learnt from all judged pairs alike: weights of
     pairs that were judged by a small chance would drown it in noise. How large a confidence is, is
     then learnt with these weights, or it would be that of pairs that others picked for judging.
-    Quality is by five folds, split by query, weighted, over the ranks that a search shows: over all
-    pairs, most of which fit nothing, any error would look small. Raises TrainingError when the
-    judgements are too few, or all alike.
+    Quality is of judged pairs, by five folds, split by query, weighted, over the ranks that a
+    search shows: over all pairs, most of which fit nothing, any error would look small. Raises
+    TrainingError when the judgements are too few, or all alike.
     """
-    rows = judged.labels
-    n, n_yes = len(rows.is_match), int(rows.is_match.sum())
+    labels = judged.labels
+    n, n_yes = len(labels.is_match), int(labels.is_match.sum())
     if n < MIN_JUDGED or min(n_yes, n - n_yes) < MIN_OF_EACH_LABEL:
         raise TrainingError(
             f"A calibration needs {MIN_JUDGED} judgements, {MIN_OF_EACH_LABEL} of each answer; "
             f"this half of the photos has {n}, {n_yes} of them yes."
         )
-    context = query_context(rows.evidence.uncertainty, rows.evidence.background)
-    features = np.concatenate([rows.logits[:, None], context[rows.query]], axis=1)
-    fold = query_folds([f"{row} {text}" for row, text in enumerate(rows.keys)])[rows.query]
+    context = query_context(labels.evidence.uncertainty, labels.evidence.background)
+    features = np.concatenate([labels.logits[:, None], context[labels.query]], axis=1)
+    rows = _Rows(features, labels.is_match, labels.propensity, labels.query)
+    fold = query_folds([f"{row} {text}" for row, text in enumerate(labels.keys)])[labels.query]
     confidence = np.empty(n)
     for number in range(N_FOLDS):
         inside = fold == number
-        model = _in_two_steps(features[~inside], rows, ~inside)
+        model = _in_two_steps(rows[~inside].and_known(known))
         confidence[inside] = model.confidence(features[inside])
-    quality = _quality(confidence, rows, rows.rank <= SHOWN)
+    quality = _quality(confidence, labels, labels.rank <= SHOWN)
     # n_judged and its like count an index's own labels; how many a model was fitted on, it knows.
     # Matches are not counted by a default: its labels are of a few in a hundred pairs.
-    match = _in_two_steps(features, rows, np.ones(n, dtype=bool))
+    match = _in_two_steps(rows.and_known(known))
     return KindModel(status="default", match=match, quality=quality)
 
 
@@ -106,19 +141,18 @@ def _weights(propensity: Doubles) -> Doubles:
     return cut
 
 
-def _in_two_steps(features: Doubles, rows: Labels, chosen: npt.NDArray[np.bool_]) -> MatchModel:
-    """The weights of all chosen rows alike, then slope and intercept of the weighted rows."""
-    label, query = rows.is_match[chosen], rows.query[chosen]
-    alike = fit_match(features, label, queries=query)
-    if not label.any() or label.all():
+def _in_two_steps(rows: _Rows) -> MatchModel:
+    """The weights of all rows alike, then slope and intercept of the weighted rows."""
+    alike = fit_match(rows.features, rows.is_match, queries=rows.query)
+    if not rows.is_match.any() or rows.is_match.all():
         return alike  # of one answer only the share can be learnt, and that has been
-    log_odds = alike.log_odds(features[:, :1], features[:, 1:])
+    log_odds = alike.log_odds(rows.features[:, :1], rows.features[:, 1:])
     level = fit_logistic(
         log_odds,
-        label,
+        rows.is_match,
         penalty=LEVEL_PENALTY,
-        weights=_weights(rows.propensity[chosen]),
-        groups=query,
+        weights=_weights(rows.propensity),
+        groups=rows.query,
     )
     slope = float(level.weights[0])
     if slope <= 0:

@@ -40,6 +40,7 @@ from prolip_search.train.reliability import (
 )
 from prolip_search.train.report_page import report_page
 from prolip_search.train.searches import Searches, everyday_queries, searches
+from prolip_search.train.short_queries import known_rows, reliable_words
 
 N_FOLDS = 5
 METHOD = (
@@ -47,7 +48,8 @@ METHOD = (
     "its text was written for are in one half. Half 0 is for fitting, everything on this page but "
     "the search for nothing is from half 1, in a gallery of that half. A match is what most of the "
     "asked people called one; ties are left out. How likely a pair was to be judged is estimated "
-    "from its rank and from whether the text is the photo's own. The baselines are the training-"
+    "from its rank and from whether the text is the photo's own. Short queries count with their "
+    "first results in other photos, whose captions say what matches. The baselines are the training-"
     "free measures of “Over the Top-1” (Gomez, UAI 2025): cosine of the first result, how often "
     "the same item comes first when queries and items are drawn from their Gaussians, and how far "
     "the query must be moved until another comes first. Intervals are 95 %, by a bootstrap over "
@@ -83,8 +85,9 @@ def evaluate_calibration(
     """Fits on half 0 of the photos in `data` and measures on half 1.
 
     data: a Parquet file or a folder (`photos.read_photos`). judgements: `judged.read_judgements`.
-    pairs: other photos with captions, for `none_probability` and percentiles. calibration: this
-    one is measured in place of the fitted one, which is right only if it was fitted on half 0 too.
+    pairs: other photos with captions, for short queries, `none_probability` and percentiles.
+    calibration: this one is measured in place of the fitted one, which is right only if it was
+    fitted on half 0 too.
     Raises TrainingDataError, TrainingError and whatever the encoder raises.
     """
     photos = read_photos(data, encoder, cache, progress)
@@ -97,12 +100,18 @@ def evaluate_calibration(
         see(some, encode_texts(encoder, some.queries, cache), gallery, line)
         for some, gallery in ((said.half(0), first_half), (said.half(1), second_half))
     )
+    captioned, known = None, None
+    if pairs is not None:
+        captioned = read_photos(pairs, encoder, cache, progress)
+        words = reliable_words(captioned.captions)
+        short = [text for word in words for text in word.queries]
+        if short:
+            known = known_rows(words, encode_texts(encoder, short, cache), captioned, line)
     progress("fitting", 0, int(seen.judged.sum()))
-    matches = fit_matches(seen)
+    matches = fit_matches(seen, known)
     asked = None
     model = fit_default(matches, encoder.fingerprint)
-    if pairs is not None and matches.match is not None:
-        captioned = read_photos(pairs, encoder, cache, progress)
+    if captioned is not None and matches.match is not None:
         texts, owners = everyday_queries(captioned)
         if not texts:
             raise TrainingDataError(f"{pairs} has no captions.")
@@ -136,6 +145,7 @@ def evaluate_calibration(
         "fingerprint": encoder.fingerprint,
         "photos": {"fitted on": len(first_half), "measured on": len(second_half)},
         "pairs fitted on": int(seen.judged.sum()),
+        "short results fitted on": 0 if known is None else len(known),
         "ties left out": said.n_ties,
         "judged pairs": judged_pairs(confidence, held_out),
         "first results": first_results(confidence, held_out),

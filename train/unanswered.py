@@ -37,7 +37,7 @@ MIN_STEM = 3
 
 def content_words(text: str) -> list[str]:
     """The words of a text that say what it is about, without their endings, in its order."""
-    return [_stem(word) for word in _words(text) if _says_something(word)]
+    return [stem(word) for word in words_in(text) if says_something(word)]
 
 
 def short_query(caption: str, n_content_words: int) -> str | None:
@@ -46,11 +46,11 @@ def short_query(caption: str, n_content_words: int) -> str | None:
     It stops after at least `n_content_words` of them and before the next common word, so that "a
     brown dog runs along the beach" gives "a brown dog runs".
     """
-    words = _words(caption)
+    words = words_in(caption)
     n_seen = 0
     for i, word in enumerate(words[:-1]):
-        n_seen += _says_something(word)
-        if n_seen >= n_content_words and _says_something(word) and words[i + 1] in COMMON_WORDS:
+        n_seen += says_something(word)
+        if n_seen >= n_content_words and says_something(word) and words[i + 1] in COMMON_WORDS:
             return " ".join(words[: i + 1])
     return None
 
@@ -78,15 +78,18 @@ def answers_and_rest(
     return answers, rest
 
 
-def _words(text: str) -> list[str]:
+def words_in(text: str) -> list[str]:
+    """The words of a text in small letters, in its order."""
     return re.findall(r"[^\W\d_]+", text.lower())
 
 
-def _says_something(word: str) -> bool:
+def says_something(word: str) -> bool:
+    """Whether a word tells one photo from another."""
     return len(word) > 2 and word not in COMMON_WORDS
 
 
-def _stem(word: str) -> str:
+def stem(word: str) -> str:
+    """A word without its ending, so that "dogs" is "dog"."""
     for ending in ENDINGS:
         if word.endswith(ending) and len(word) - len(ending) >= MIN_STEM:
             return word[: -len(ending)]
