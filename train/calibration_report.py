@@ -49,10 +49,11 @@ METHOD = (
     "the search for nothing is from half 1, in a gallery of that half. A match is what most of the "
     "asked people called one; ties are left out. How likely a pair was to be judged is estimated "
     "from its rank and from whether the text is the photo's own. Short queries count with their "
-    "first results in other photos, whose captions say what matches. The baselines are the training-"
-    "free measures of “Over the Top-1” (Gomez, UAI 2025): cosine of the first result, how often "
-    "the same item comes first when queries and items are drawn from their Gaussians, and how far "
-    "the query must be moved until another comes first. Intervals are 95 %, by a bootstrap over "
+    "first results in other photos, whose captions say what matches. The baselines are the "
+    "training-free measures of “Over the Top-1” (Gomez, UAI 2025): cosine of the first result, "
+    "how often the same item comes first when queries and items are drawn from their Gaussians, "
+    "and how far the query must be moved until another comes first. Intervals are 95 %, by a "
+    "bootstrap over "
     "queries, or over photos where several captions have one."
 )
 

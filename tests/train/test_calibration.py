@@ -29,6 +29,7 @@ from prolip_search.train.judged import read_judgements
 from prolip_search.train.photos import Photos, encode_texts, read_photos
 from prolip_search.train.reliability import confidences
 from prolip_search.train.searches import everyday_queries, searches
+from prolip_search.train.short_queries import KnownRows, known_rows, reliable_words
 from tests.conftest import make_gaussians
 from tests.train.judged_photos import write_photos, write_votes
 
@@ -127,6 +128,28 @@ def test_pairs_that_others_picked_do_not_set_how_sure_it_is(seen: tuple[Judged, 
     assert means[1] == pytest.approx(truth, abs=0.05)
 
 
+def test_what_is_known_of_other_queries_counts_like_judgements(
+    seen: tuple[Judged, Judged],
+) -> None:
+    """Of queries that are unlike the judged ones, in what matches as well as in their context."""
+    judged, _ = seen
+    rng = np.random.default_rng(2)
+    rows = judged.labels
+    features = np.repeat(rows.logits[:400, None], 6, axis=1)
+    features[:, 1:] = 3.0 + rng.normal(size=(400, 5))
+    other = KnownRows(features, rng.random(400) < 0.3, np.arange(400) % 20)
+    alone, both = fit_matches(judged).match, fit_matches(judged, other).match
+    assert alone is not None
+    assert both is not None
+    assert both.n_judged == alone.n_judged + 400
+    assert both.confidence(features).mean() == pytest.approx(0.3, abs=0.1)
+    assert alone.confidence(features).mean() > 0.6
+    nothing = KnownRows(np.zeros((0, 6)), np.zeros(0, dtype=bool), np.zeros(0, dtype=np.int64))
+    same = fit_matches(judged, nothing).match
+    assert same is not None
+    assert np.array_equal(same.weights, alone.weights)
+
+
 def test_too_few_judgements_give_no_calibration(seen: tuple[Judged, Judged]) -> None:
     judged, _ = seen
     few = np.zeros_like(judged.judged)
@@ -222,8 +245,12 @@ def test_what_ships_for_mini_comes_from_the_judgements_and_keeps_its_word(
     )
     shipped = defaults.default_model(mini.fingerprint)
     assert shipped is not None
+    captioned = read_photos(shared_data / "val.parquet", mini)
+    words = reliable_words(captioned.captions)
+    texts = encode_texts(mini, [text for word in words for text in word.queries])
+    known = known_rows(words, texts, captioned, mini.match_logit)
     confidence = confidences(shipped, second)
-    again = confidences(fit_default(fit_matches(first), mini.fingerprint), second)
+    again = confidences(fit_default(fit_matches(first, known), mini.fingerprint), second)
     assert np.abs(confidence - again).max() < 0.01
     label = second.is_match[second.judged]
     assert smooth_ece(confidence[second.judged], label) <= 0.04
