@@ -231,6 +231,12 @@ def show(figures: dict[str, Any]) -> None:
             f"  {row['queries']:3} queries that describe {row['photos described']:9} photos, rank "
             f"{row['ranks']:7} {row['mean confidence']:.2f}   >= {row['described']:.2f}"
         )
+    print("Short queries of val, words held out: mean confidence, share of matches by captions")
+    for name, some in figures["short results"]["by sort"].items():
+        print(
+            f"  {name:15} {some['mean confidence']:.2f}   {some['matches']:.2f} "
+            f"(without short queries in the fit {some['mean without short queries']:.2f})"
+        )
     mixed = figures["mixed gallery"]
     print(f"Mixed gallery of {mixed['photos']:,} photos, {mixed['queries']} queries, half absent")
     for name, some in mixed["auroc"].items():

@@ -40,7 +40,7 @@ from prolip_search.train.reliability import (
 )
 from prolip_search.train.report_page import report_page
 from prolip_search.train.searches import Searches, everyday_queries, searches
-from prolip_search.train.short_queries import known_rows, reliable_words
+from prolip_search.train.short_queries import KnownRows, known_rows, reliable_words
 
 N_FOLDS = 5
 METHOD = (
@@ -146,12 +146,12 @@ def evaluate_calibration(
         "fingerprint": encoder.fingerprint,
         "photos": {"fitted on": len(first_half), "measured on": len(second_half)},
         "pairs fitted on": int(seen.judged.sum()),
-        "short results fitted on": 0 if known is None else len(known),
         "ties left out": said.n_ties,
         "judged pairs": judged_pairs(confidence, held_out),
         "first results": first_results(confidence, held_out),
         "first targets": targets,
         "coverage": coverage,
+        "short results": None if known is None else short_quality(seen, known),
         "none": None if asked is None else none_quality(asked),
         "method": METHOD,
     }
@@ -175,6 +175,41 @@ def none_quality(asked: Searches) -> Figures | None:
         "auroc of the top logit": auroc(-asked.features[known, 2], asked.nothing[known]),
         "smECE": smooth_ece(probability[known], asked.nothing[known]),
         "smECE, floor": smooth_ece_floor(probability[known]),
+    }
+
+
+def short_quality(seen: Judged, known: KnownRows) -> Figures | None:
+    """Confidences of short queries whose words were not fitted on: five folds, split by word.
+
+    Beside them what judgements alone give, and the share that captions say match.
+    """
+    alone = fit_matches(seen).match
+    if alone is None or len(known) == 0:
+        return None
+    confidence = {"without short queries": alone.confidence(known.features)}
+    held_out = confidence["confidence"] = np.empty(len(known))
+    for fold in range(N_FOLDS):
+        inside = known.word % N_FOLDS == fold
+        model = fit_matches(seen, known[~inside]).match
+        assert model is not None
+        held_out[inside] = model.confidence(known.features[inside])
+    sorts = {
+        "all": np.ones(len(known), dtype=bool),
+        "answered": known.answered,
+        "without answers": ~known.answered,
+    }
+    return {
+        "smECE": {name: smooth_ece(some, known.is_match) for name, some in confidence.items()},
+        "smECE, floor": smooth_ece_floor(held_out),
+        "by sort": {
+            name: {
+                "results": int(rows.sum()),
+                "matches": float(known.is_match[rows].mean()),
+                **{f"mean {which}": float(some[rows].mean()) for which, some in confidence.items()},
+            }
+            for name, rows in sorts.items()
+            if rows.any()
+        },
     }
 
 

@@ -54,14 +54,24 @@ class Word:
 
 @dataclass(frozen=True, eq=False)
 class KnownRows:
-    """n results whose truth is known: features [n, 6], is_match [n], word [n] the query's."""
+    """n results whose truth is known.
+
+    features [n, 6]; is_match [n]; word [n]: the number of the query's word; answered [n]: whether
+    the gallery held its answers.
+    """
 
     features: Doubles
     is_match: npt.NDArray[np.bool_]
     word: npt.NDArray[np.int64]
+    answered: npt.NDArray[np.bool_]
 
     def __len__(self) -> int:
         return len(self.is_match)
+
+    def __getitem__(self, chosen: npt.NDArray[np.bool_]) -> KnownRows:
+        return KnownRows(
+            self.features[chosen], self.is_match[chosen], self.word[chosen], self.answered[chosen]
+        )
 
 
 def reliable_words(captions: Sequence[Sequence[str]]) -> list[Word]:
@@ -98,6 +108,7 @@ def known_rows(
     """
     logits = match_logits(line, texts, photos.gaussians)
     features, is_match, of_word = [np.zeros((0, 6))], [np.zeros(0, dtype=bool)], [np.zeros(0, int)]
+    answered = [np.zeros(0, dtype=bool)]
     row = 0
     for number, word in enumerate(words):
         galleries = [np.arange(len(photos))]
@@ -122,8 +133,14 @@ def known_rows(
                 )
                 is_match.append(word.n_naming[best] >= MIN_NAMING)
                 of_word.append(np.full(best.size, number))
+                answered.append(np.full(best.size, gallery.size == len(photos)))
             row += 1
-    return KnownRows(np.concatenate(features), np.concatenate(is_match), np.concatenate(of_word))
+    return KnownRows(
+        np.concatenate(features),
+        np.concatenate(is_match),
+        np.concatenate(of_word),
+        np.concatenate(answered),
+    )
 
 
 def _as_typed(captions: Sequence[Sequence[str]]) -> dict[str, list[str]]:

@@ -17,7 +17,7 @@ from prolip_search.errors import TrainingError
 from prolip_search.metrics import auroc, brier_score, smooth_ece
 from prolip_search.testing import FakeEncoder
 from prolip_search.train.calibration import fit_default, fit_matches, write_default
-from prolip_search.train.calibration_report import halves
+from prolip_search.train.calibration_report import halves, short_quality
 from prolip_search.train.galleries import (
     Judged,
     asked_probability,
@@ -137,17 +137,22 @@ def test_what_is_known_of_other_queries_counts_like_judgements(
     rows = judged.labels
     features = np.repeat(rows.logits[:400, None], 6, axis=1)
     features[:, 1:] = 3.0 + rng.normal(size=(400, 5))
-    other = KnownRows(features, rng.random(400) < 0.3, np.arange(400) % 20)
+    other = KnownRows(features, rng.random(400) < 0.3, np.arange(400) % 20, rng.random(400) < 0.5)
     alone, both = fit_matches(judged).match, fit_matches(judged, other).match
     assert alone is not None
     assert both is not None
     assert both.n_judged == alone.n_judged + 400
     assert both.confidence(features).mean() == pytest.approx(0.3, abs=0.1)
     assert alone.confidence(features).mean() > 0.6
-    nothing = KnownRows(np.zeros((0, 6)), np.zeros(0, dtype=bool), np.zeros(0, dtype=np.int64))
-    same = fit_matches(judged, nothing).match
+    same = fit_matches(judged, other[other.word < 0]).match
     assert same is not None
     assert np.array_equal(same.weights, alone.weights)
+    figures = short_quality(judged, other)
+    assert figures is not None
+    assert figures["smECE"]["confidence"] < figures["smECE"]["without short queries"] - 0.2
+    assert figures["by sort"]["all"]["results"] == 400
+    assert figures["by sort"]["answered"]["results"] == other.answered.sum()
+    assert short_quality(judged, other[other.word < 0]) is None
 
 
 def test_too_few_judgements_give_no_calibration(seen: tuple[Judged, Judged]) -> None:

@@ -83,6 +83,7 @@ def test_every_third_word_also_searches_without_its_answers(photos: Photos) -> N
     assert n == [N_RANKS - 1, N_RANKS - 1, N_RANKS - 1 + N_RANKS]
     last = rows.features[-N_RANKS:]
     assert not rows.is_match[-N_RANKS:].any()
+    assert rows.answered.tolist() == [True] * (len(rows) - N_RANKS) + [False] * N_RANKS
     # They see the background of what is left, in which the three photos are not.
     left = photos[np.arange(3, N_PHOTOS)]
     alone = known_rows([replace(words[0], n_naming=NAMING[3:])], QUERY, left, LINE)
