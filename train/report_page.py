@@ -69,6 +69,8 @@ def report_page(report: Figures, pictures: Pictures) -> str:
                  "of the unjudged as of the judged.", _ranks(pairs["by rank"]),
                  pictures.get("ranks")),
     ]  # fmt: skip
+    if report.get("short results"):
+        body.append(_short(report["short results"]))
     if report.get("none"):
         body.append(_none(report["none"]))
     if report.get("coverage"):
@@ -171,6 +173,22 @@ def _coverage(table: Sequence[Figures]) -> str:
     ]  # fmt: skip
     heads = ["pairs", "mode", "held", "mean", "below", "median list", "fixed rank"]
     return _table(heads, rows, ours=False)
+
+
+def _short(short: Figures) -> str:
+    error = short["smECE"]
+    return _section(
+        "Short queries",
+        "First results of words that captions agree on, each word's by a fit without it. smECE "
+        f"{_number(error['confidence'])} (perfect: {_number(short['smECE, floor'])}), without any "
+        f"short queries in the fit {_number(error['without short queries'])}.",
+        _table(
+            ["gallery", "results", "confidence", "match by captions", "without short queries"],
+            [[name, f"{some['results']:,}", _number(some["mean confidence"]),
+              _number(some["matches"]), _number(some["mean without short queries"])]
+             for name, some in short["by sort"].items()],
+        ),
+    )  # fmt: skip
 
 
 def _none(none: Figures) -> str:
