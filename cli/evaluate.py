@@ -46,7 +46,8 @@ def evaluate(
     pairs: Annotated[
         Path | None,
         typer.Option(
-            help="Other photos with captions (Parquet), for the chance that nothing matches.",
+            help="Other photos with captions (Parquet), for short queries and the chance that "
+            "nothing matches.",
             show_default=False,
         ),
     ] = None,
