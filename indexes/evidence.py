@@ -124,13 +124,14 @@ def gather(
         sample, has_copies = whole, sample.has_copies or whole.has_copies
     own = np.einsum("qd,qd->q", queries.mean, queries.mean, dtype=np.float64)
     own += queries.uncertainty  # [Q]
-    if len(queries) == 1:  # twice as fast as a matrix product
-        products = (sample.means @ queries.mean[0])[None]
+    if nearest.scores is not None:
+        reference = nearest.scores[sample.positions].astype(np.float64)[None]  # [1, R]
+        reference *= -2.0
+        reference += own + 1.0
     else:
-        products = queries.mean @ sample.means.T
-    reference = products.astype(np.float64)  # [Q, R]
-    reference *= -2.0
-    reference += own[:, None] + sample.own
+        reference = (queries.mean @ sample.means.T).astype(np.float64)  # [Q, R]
+        reference *= -2.0
+        reference += own[:, None] + sample.own
     # What tells contents apart: their keys, or where all differ the positions themselves.
     keys = all_keys(view) if has_copies else None
     sampled = np.broadcast_to(sample.positions, reference.shape)

@@ -18,7 +18,12 @@ from numpy.typing import NDArray
 from prolip_search.distances import Arrays, membership_rows
 from prolip_search.errors import DimensionMismatch, QueryError
 from prolip_search.gaussians import Gaussians
-from prolip_search.indexes.csd_index import BLAS_FROM_QUERIES, FlatIndex, augmented_queries
+from prolip_search.indexes.csd_index import (
+    BLAS_FROM_QUERIES,
+    FlatIndex,
+    augmented_queries,
+    best_rows,
+)
 from prolip_search.indexes.row_scan import best_of_rows, rounding_of_scan
 from prolip_search.indexes.schema import KINDS
 from prolip_search.indexes.view import IndexPart, View
@@ -160,6 +165,9 @@ class _Ranking:
         share = BATCH_SCAN_SHARE if in_batch and is_exact else SCAN_SHARE
         if self._allowed is not None and self.n_allowed <= share * len(self._view.rows):
             scanned = np.flatnonzero(self._allowed)
+        flat: list[FlatIndex] = []
+        if self._allowed is None:
+            flat = [part.index for part in parts if isinstance(part.index, FlatIndex)]
         measure = self.csd if self._with_uncertainty else self._negative_cosine
         pending = list(range(len(self._queries)))
         n_fetched = n + max([MARGIN, *(part.index.margin for part in parts)])
@@ -169,6 +177,13 @@ class _Ranking:
             n_found = n_fetched if nearest is None else max(n_fetched, nearest.n)
             if scanned is not None:
                 candidates = [_Candidates.scan(self._view, scanned, augmented[pending], n_found)]
+            elif nearest is not None and len(pending) == 1 and len(flat) == len(parts):
+                of_all = [index.scores(augmented[0]) for index in flat]
+                candidates = [
+                    _Candidates.of_scores(part, some, n_found)
+                    for part, some in zip(parts, of_all, strict=True)
+                ]
+                nearest.scores = of_all[0] if len(of_all) == 1 else np.concatenate(of_all)
             else:
                 candidates = [
                     _Candidates.fetch(part, augmented[pending], n_found, mask, size, widen)
@@ -277,6 +292,7 @@ class Nearest:
 
     positions [Q] of arrays, csd [Q] of arrays, ascending, good to float32's rounding. An
     approximate index is asked for `n_approximate` of them: it would miss too many of the others.
+    scores [N]: of a single query, if the search computed those of all positions.
     """
 
     def __init__(self, n: int, n_approximate: int) -> None:
@@ -284,6 +300,7 @@ class Nearest:
         self.n_approximate = n_approximate
         self.positions: list[Ints] = []
         self.csd: list[Doubles] = []
+        self.scores: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)
@@ -330,6 +347,14 @@ class _Candidates:
         positions = [found[kept] + part.start for found, kept in zip(rows, there, strict=True)]
         by_query = [found[kept] for found, kept in zip(scores, there, strict=True)]
         return cls(positions, by_query, lowest, complete, part.index.rounding)
+
+    @classmethod
+    def of_scores(cls, part: IndexPart, scores: NDArray[np.float32], n_fetched: int) -> _Candidates:
+        """The same for one query, from its scores of all rows of the part, [n_rows]."""
+        rows = best_rows(scores, min(n_fetched, len(scores)))
+        best = scores[rows]
+        complete = np.array([len(rows) == len(scores)])
+        return cls([rows + part.start], [best], best[-1:], complete, part.index.rounding)
 
     @classmethod
     def scan(cls, view: View, positions: Ints, queries: NDArray[np.float32], k: int) -> _Candidates:
