@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -285,19 +286,25 @@ class ItemsTable:
 
 
 @contextlib.contextmanager
-def reads(path: Path) -> Iterator[None]:
-    """Turns whatever Lance does on bytes that it cannot read into one IndexDamaged."""
+def reads(path: Path, damaged: Callable[[str], IndexDamaged] | None = None) -> Iterator[None]:
+    """Turns whatever Lance does on bytes that it cannot read into one IndexDamaged.
+
+    damaged: makes it from a reason, where damage of this table has a cure of its own.
+    """
+    made = partial(_damaged, path) if damaged is None else damaged
     try:
         yield
-    except IndexDamaged:
-        raise
-    except (OSError, ValueError, RuntimeError) as error:
-        raise _damaged(path, reason_of(error)) from error
+    except IndexDamaged as error:
+        if damaged is None:
+            raise
+        raise damaged("its files are not what was written") from error
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise made(reason_of(error)) from error
     except BaseException as error:
         # A panic of its Rust code comes as a BaseException whose class cannot be imported.
         if type(error).__name__ != "PanicException":
             raise
-        raise _damaged(path, reason_of(error)) from error
+        raise made(reason_of(error)) from error
 
 
 def sealed_dataset(path: Path, version: int | None = None) -> Any:
@@ -313,6 +320,11 @@ def sealed_dataset(path: Path, version: int | None = None) -> Any:
     lists = (fragment.deletion_file() for fragment in dataset.get_fragments())
     seals.check(name for name in lists if name)
     return dataset
+
+
+def check_data(path: Path, dataset: Any) -> None:
+    """Compares the files of all rows of a table with their checksums. Raises IndexDamaged."""
+    Seals(path).check(name for one in dataset.get_fragments() for name in _data_files(one))
 
 
 def _data_files(fragment: Any) -> list[str]:

@@ -17,8 +17,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from prolip_search.errors import IndexDamaged, QueryError
-from prolip_search.indexes.durable import reason_of, writes
-from prolip_search.indexes.items import FOR_EVER, sealed_dataset
+from prolip_search.indexes.durable import writes
+from prolip_search.indexes.items import FOR_EVER, check_data, reads, sealed_dataset
 from prolip_search.indexes.seals import Seals
 from prolip_search.indexes.stamp import latest_stamp
 
@@ -58,13 +58,11 @@ class Judgements:
         dataset = self._open()
         if dataset is None:
             return JUDGEMENTS_SCHEMA.empty_table()
-        self._check(dataset)
-        try:
+        with reads(self._path, self._damaged):
+            check_data(self._path, dataset)
             table = dataset.to_table()
             known = table.select([n for n in JUDGEMENTS_SCHEMA.names if n in table.column_names])
             return known.cast(JUDGEMENTS_SCHEMA).combine_chunks()
-        except (OSError, ValueError, RuntimeError, KeyError) as error:
-            raise self._damaged(reason_of(error)) from error
 
     def __len__(self) -> int:
         dataset = self._open()
@@ -103,12 +101,10 @@ class Judgements:
         dataset = self._open()
         if dataset is None or not ids:
             return 0
-        self._check(dataset)
-        try:
+        with reads(self._path, self._damaged):
+            check_data(self._path, dataset)
             judged = dataset.to_table(columns=["item_id"], with_row_id=True)
             gone = judged.filter(pc.is_in(judged["item_id"], pa.array(ids, pa.string())))
-        except (OSError, ValueError, RuntimeError, KeyError) as error:
-            raise self._damaged(reason_of(error)) from error
         if len(gone) == 0:
             return 0
         numbers = ", ".join(str(number) for number in gone["_rowid"].to_pylist())
@@ -136,25 +132,13 @@ class Judgements:
             dataset.cleanup_old_versions(older_than=FOR_EVER, delete_unverified=True)
         self._seals.update()
 
-    def _check(self, dataset: Any) -> None:
-        """Compares the files of all rows with their checksums. Raises IndexDamaged."""
-        files = (file for one in dataset.get_fragments() for file in one.data_files())
-        try:
-            self._seals.check(f"data/{file.path}" for file in files)
-        except IndexDamaged as error:
-            raise self._damaged("its files are not what was written") from error
-
     def _open(self) -> Any:
         """None without a table; Lance is not looked for then."""
         # A writer that was killed at its first commit leaves a folder without a version.
         if latest_stamp(self._path) is None:
             return None
-        try:
+        with reads(self._path, self._damaged):
             return sealed_dataset(self._path)
-        except IndexDamaged as error:
-            raise self._damaged("its files are not what was written") from error
-        except (OSError, ValueError, RuntimeError) as error:
-            raise self._damaged(reason_of(error)) from error
 
     def _damaged(self, reason: str) -> IndexDamaged:
         return IndexDamaged(

@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from prolip_search.errors import IndexDamaged, QueryError
-from prolip_search.indexes.durable import reason_of, writes
-from prolip_search.indexes.items import sealed_dataset
+from prolip_search.indexes.durable import writes
+from prolip_search.indexes.items import check_data, reads, sealed_dataset
 from prolip_search.indexes.seals import Seals
 
 SKIPPED_NAME = "skipped.lance"
@@ -39,14 +39,9 @@ class SkippedFiles:
         dataset = self._open()
         if dataset is None:
             return SKIPPED_SCHEMA.empty_table()
-        try:
-            files = (file for one in dataset.get_fragments() for file in one.data_files())
-            Seals(self._path).check(f"data/{file.path}" for file in files)
+        with reads(self._path, self._damaged):
+            check_data(self._path, dataset)
             return dataset.to_table().select(SKIPPED_SCHEMA.names).sort_by("path")
-        except IndexDamaged as error:
-            raise self._damaged("its files are not what was written") from error
-        except (OSError, ValueError, RuntimeError, KeyError) as error:
-            raise self._damaged(reason_of(error)) from error
 
     def record(self, skipped: pa.Table) -> None:
         """Puts these rows in the place of those of the same paths, in one commit."""
@@ -94,12 +89,8 @@ class SkippedFiles:
     def _open(self) -> Any:
         if not self._path.is_dir():
             return None
-        try:
+        with reads(self._path, self._damaged):
             return sealed_dataset(self._path)
-        except IndexDamaged as error:
-            raise self._damaged("its files are not what was written") from error
-        except (OSError, ValueError, RuntimeError) as error:
-            raise self._damaged(reason_of(error)) from error
 
     def _damaged(self, reason: str) -> IndexDamaged:
         return IndexDamaged(

@@ -138,3 +138,21 @@ def test_damaged_judgements_do_not_keep_the_index_from_being_written(tmp_path: P
         path.write_bytes(b"what a failing disk gives")
     (store.folder / "writer.lock").write_text("{}")  # a writer died
     assert Store.open(store.folder).delete(["item-1"]) == 1
+
+
+@pytest.mark.parametrize("table", ["judgements", "skipped"])
+def test_a_panic_of_lance_is_damage_with_the_cure_of_its_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, table: str
+) -> None:
+    class PanicException(BaseException):
+        """As Lance's Rust code raises it: no Exception, and of a class that nobody can import."""
+
+    def panic(path: Path) -> None:
+        raise PanicException("called `Option::unwrap()` on a `None` value")
+
+    store = filled_store(tmp_path)
+    store.record_judgements(judged(["item-1"]))
+    (store.folder / "skipped.lance").mkdir()
+    monkeypatch.setattr(f"prolip_search.indexes.{table}.sealed_dataset", panic)
+    with pytest.raises(IndexDamaged, match=rf"{table}.lance is damaged.* delete that folder"):
+        getattr(store, table)()
