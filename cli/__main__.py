@@ -132,6 +132,7 @@ def _run(arguments: Sequence[str]) -> int:
 
 
 def _sentence(text: str) -> str:
+    text = text.replace("Value error, ", "")  # what Typer's validation puts before a reason
     return text if text.endswith((".", "?", "!")) else f"{text}."
 
 

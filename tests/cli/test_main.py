@@ -98,6 +98,7 @@ def test_version(run: Run) -> None:
     [
         (["qurey"], "No such command 'qurey'. Did you mean 'query'? See `prolip-search --help`."),
         (["query", "x", "--topp", "3"], "--top"),
+        (["evaluate", "nothing"], "value for 'what': 'nothing' is not one of 'calibration'."),
         (["query", "x", "-k", "0"], "See `prolip-search query --help`."),
         (["query", "x", "-k", "many"], "See `prolip-search query --help`."),
         (["query", "x", "--rank-by", "luck"], "csd"),
