@@ -5,10 +5,7 @@ test_damage.py looks closer at single files, and at what was made up on purpose.
 
 from __future__ import annotations
 
-import json
 import re
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,8 +16,8 @@ import pytest
 
 from prolip_search.indexes.store import INDEX_FOLDER
 from tests.indexes.damaging import STATES
+from tests.indexes.programs import running
 
-CHECKOUT = Path(__file__).resolve().parents[2]
 N_CASES = 6  # of a file, every third of them a cut
 N_OF_MANY = 2  # of Lance's manifests and transactions, which are many
 LEAST_CASES = 125  # of each state
@@ -46,27 +43,14 @@ Order = Callable[..., Iterator[dict[str, Any]]]
 
 @pytest.fixture(scope="module")
 def give_order() -> Iterator[Order]:
-    command = [sys.executable, "-m", "tests.indexes.damaging"]
-    with subprocess.Popen(
-        command,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,  # warnings of damage, by the hundred
-        text=True,
-        cwd=CHECKOUT,
-    ) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        stdin, stdout = process.stdin, process.stdout
+    with running("tests.indexes.damaging", quiet=True) as program:  # it warns of damage
 
         def give(**order: Any) -> Iterator[dict[str, Any]]:
-            stdin.write(json.dumps(order, default=str) + "\n")
-            stdin.flush()
+            program.send(**order)
             for _ in order.get("damage", [None]):
-                yield json.loads(stdout.readline())
+                yield program.receive()
 
         yield give
-        stdin.close()
 
 
 def kind_of(path: Path, index: Path) -> str:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,30 +21,17 @@ from prolip_search.verification import verify_index
 from tests.conftest import make_gaussians
 from tests.indexes import crashing
 from tests.indexes.building import FINGERPRINT, filled_store, hit_ids, items, judged, record
+from tests.indexes.programs import running
 
-CHECKOUT = Path(__file__).resolve().parents[2]
 N_STEPS = 20  # of each job, spread over all that it takes
 
-Order = Callable[[dict[str, Any]], dict[str, Any]]
+Order = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
 def give_order() -> Iterator[Order]:
-    command = [sys.executable, "-m", "tests.indexes.crashing"]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=CHECKOUT
-    ) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        stdin, stdout = process.stdin, process.stdout
-
-        def give(order: dict[str, Any]) -> dict[str, Any]:
-            stdin.write(json.dumps(order) + "\n")
-            stdin.flush()
-            return json.loads(stdout.readline())  # type: ignore[no-any-return]  # JSON
-
-        yield give
-        stdin.close()
+    with running("tests.indexes.crashing") as program:
+        yield program.ask
 
 
 OLD = {f"item-{n}": f"item-{n}.jpg" for n in range(20)}
@@ -146,14 +131,14 @@ def test_a_kill_at_any_step_leaves_an_old_or_a_new_state(
         shutil.copytree(tmp_path / "pristine", tmp_path / name)
         return tmp_path / name / INDEX_FOLDER
 
-    whole = give_order({"folder": str(fresh("whole")), "job": job})
+    whole = give_order(folder=fresh("whole"), job=job)
     assert whole["status"] == 0
     assert whole["n_steps"] > N_STEPS
     steps = np.linspace(1, whole["n_steps"], N_STEPS).astype(int).tolist()
     assert steps[-1] == whole["n_steps"]
     for step in steps:
         folder = fresh(f"step-{step}")
-        answer = give_order({"folder": str(folder), "job": job, "step": step})
+        answer = give_order(folder=folder, job=job, step=step)
         assert answer["status"] == -9, step
         assert_whole_and_usable(folder, job)
 
@@ -169,9 +154,9 @@ def test_what_a_killed_append_leaves_behind_is_removed_by_the_next_writer(
     (store.folder / "csd-99.faiss.writing").write_bytes(b"half an index")
     (store.folder / "csd-98.arrow").write_bytes(b"rows that csd.json does not name")
     shutil.copytree(store.folder, tmp_path / "copy" / INDEX_FOLDER)
-    whole = give_order({"folder": str(tmp_path / "copy" / INDEX_FOLDER), "job": "append"})
+    whole = give_order(folder=tmp_path / "copy" / INDEX_FOLDER, job="append")
     halfway = whole["n_steps"] // 2
-    killed = give_order({"folder": str(store.folder), "job": "append", "step": halfway})
+    killed = give_order(folder=store.folder, job="append", step=halfway)
     assert killed["status"] == -9
     assert (store.folder / "writer.lock").read_text() != ""
     assert len(set(data.iterdir()) - before) >= 2  # a reader leaves everything as it is

@@ -7,11 +7,8 @@ unfinished, are gone when the next writer has done the job again.
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,8 +18,8 @@ import numpy as np
 import pytest
 
 from tests.indexes.libraries import JOBS, assert_nothing_is_lost, committed_states, state_of
+from tests.indexes.programs import running
 
-CHECKOUT = Path(__file__).resolve().parents[2]
 N_RANDOM = 34  # kills of each job, anywhere in the time that it takes
 N_IN_LONG_STEPS = 4  # and anywhere in each call of Lance, which writes several files
 LONG_S = 1e-3
@@ -34,21 +31,8 @@ Order = Callable[..., dict[str, Any]]
 
 @pytest.fixture(scope="module")
 def give_order() -> Iterator[Order]:
-    command = [sys.executable, "-m", "tests.indexes.killing"]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=CHECKOUT
-    ) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        stdin, stdout = process.stdin, process.stdout
-
-        def give(**order: Any) -> dict[str, Any]:
-            stdin.write(json.dumps(order, default=str) + "\n")
-            stdin.flush()
-            return json.loads(stdout.readline())  # type: ignore[no-any-return]  # JSON
-
-        yield give
-        stdin.close()
+    with running("tests.indexes.killing") as program:
+        yield program.ask
 
 
 @pytest.mark.parametrize("job", list(JOBS))
