@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[10_000, 100_000])
     parser.add_argument("--spreads", nargs="+", default=["real", "wide"], choices=["real", "wide"])
     parser.add_argument("--dim", type=int, default=512)
-    parser.add_argument("--peers", nargs="*", default=DEFAULT_PEERS)
+    parser.add_argument("--peers", nargs="*", default=DEFAULT_PEERS, choices=DEFAULT_PEERS)
     parser.add_argument("--kinds", nargs="+", default=["flat", "ivf 0.95", "ivf 0.99"])
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
