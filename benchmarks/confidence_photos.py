@@ -26,12 +26,12 @@ from prolip_search.confidence.defaults import default_model
 from prolip_search.confidence.scoring import score
 from prolip_search.encoders.protocol import Encoder
 from prolip_search.metrics import auroc, bootstrap_interval, smooth_ece
-from prolip_search.train.calibration_report import evaluate_calibration, halves, write_report
-from prolip_search.train.galleries import gallery_evidence, match_logits
-from prolip_search.train.photos import Photos, encode_texts, read_photos
-from prolip_search.train.report_page import verdict
-from prolip_search.train.searches import everyday_queries
-from prolip_search.train.unanswered import answers_and_rest
+from prolip_search.train.calibration.galleries import gallery_evidence, match_logits
+from prolip_search.train.calibration.photos import Photos, encode_texts, read_photos
+from prolip_search.train.calibration.report import evaluate_calibration, halves, write_report
+from prolip_search.train.calibration.report_page import verdict
+from prolip_search.train.calibration.searches import everyday_queries
+from prolip_search.train.calibration.unanswered import answers_and_rest
 
 HERE = Path(__file__).parent / "data"
 SMECE_BAR = 0.04

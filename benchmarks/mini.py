@@ -36,17 +36,7 @@ from prolip_search.encoders.mini import FOLDER, read_mini_config
 from prolip_search.encoders.mini_towers import MiniHeads, load_heads
 from prolip_search.gaussians import Gaussians
 from prolip_search.metrics import first_positive_ranks, spearman, wilson_interval
-from prolip_search.train.data import (
-    PhotoBlocks,
-    Split,
-    TextFeatures,
-    cache_key,
-    photo_blocks,
-    read_split,
-    split_key,
-    text_features,
-)
-from prolip_search.train.evaluate import (
+from prolip_search.train.evaluation.recalls import (
     agreement,
     inclusion_share,
     length_correlation,
@@ -60,8 +50,18 @@ from prolip_search.train.masking import (
     random_words,
     with_stop_of,
 )
-from prolip_search.train.mini import encode_captions, encode_photos
-from prolip_search.train.trunks import MiniTrunks
+from prolip_search.train.mini.data import (
+    PhotoBlocks,
+    Split,
+    TextFeatures,
+    cache_key,
+    photo_blocks,
+    read_split,
+    split_key,
+    text_features,
+)
+from prolip_search.train.mini.training import encode_captions, encode_photos
+from prolip_search.train.mini.trunks import MiniTrunks
 
 HERE = Path(__file__).parent / "data"
 N_PHOTOS_AT_ONCE = 256

@@ -12,7 +12,7 @@ import prolip_search
 from prolip_search.cli.terminal import note
 
 if TYPE_CHECKING:
-    from prolip_search.train.calibration_report import Evaluation
+    from prolip_search.train.calibration.report import Evaluation
 
 
 class What(StrEnum):
@@ -64,7 +64,7 @@ def evaluate(
     pictures, report.json, and the calibration under the name that the package looks for.
     """
     # The encoder and what draws: not before the options have been understood
-    from prolip_search.train.calibration_report import evaluate_calibration, write_report
+    from prolip_search.train.calibration.report import evaluate_calibration, write_report
 
     last = ""
 
@@ -87,7 +87,7 @@ def evaluate(
 
 
 def _print_result(result: Evaluation, files: list[Path]) -> None:
-    from prolip_search.train.report_page import verdict
+    from prolip_search.train.calibration.report_page import verdict
 
     report = result.report
     scores = report["judged pairs"]["scores"]

@@ -11,8 +11,8 @@ import typer
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
-    from prolip_search.train.loop import Step
-    from prolip_search.train.mini import TrainingResult
+    from prolip_search.train.mini.loop import Step
+    from prolip_search.train.mini.training import TrainingResult
 
 
 def train(
@@ -44,8 +44,8 @@ def train(
 ) -> None:
     """Train the heads of the bundled encoder on captioned photos of your own."""
     # torch, and all that comes with it: not before the options have been understood
-    from prolip_search.train.config import read_recipe
-    from prolip_search.train.mini import train_mini
+    from prolip_search.train.mini.config import read_recipe
+    from prolip_search.train.mini.training import train_mini
 
     config = read_recipe(recipe)
     if seed is not None:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from prolip_search.train import reliability, searches
+from prolip_search.train.calibration import reliability, searches
 from tests.cli.conftest import Run
-from tests.train.judged_photos import write_lines, write_photos, write_votes
+from tests.train.calibration.judged_photos import write_lines, write_photos, write_votes
 
 
 @pytest.fixture(autouse=True)

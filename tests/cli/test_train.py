@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from prolip_search.train import mini
+from prolip_search.train.mini import training
 from tests.cli.conftest import Run
-from tests.train.synthetic import FakeTrunks, write_split
+from tests.train.mini.synthetic import FakeTrunks, write_split
 
 RECIPE = """
 epochs = 1
@@ -27,8 +27,8 @@ variance_hidden = 4
 def test_training_leaves_heads_and_says_how_good_they_are(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mini, "MiniTrunks", FakeTrunks)
-    monkeypatch.setattr(mini, "IMAGENET_CLASSNAMES", ["dog", "cat"] * 500)
+    monkeypatch.setattr(training, "MiniTrunks", FakeTrunks)
+    monkeypatch.setattr(training, "IMAGENET_CLASSNAMES", ["dog", "cat"] * 500)
     (tmp_path / "small.toml").write_text(RECIPE)
     write_split(tmp_path, "train", 5)
     write_split(tmp_path, "val", 3)

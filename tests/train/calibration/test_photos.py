@@ -12,8 +12,8 @@ from PIL import Image
 
 from prolip_search.errors import TrainingDataError
 from prolip_search.testing import FakeEncoder
-from prolip_search.train.photos import encode_texts, read_photos
-from tests.train.judged_photos import write_photos
+from prolip_search.train.calibration.photos import encode_texts, read_photos
+from tests.train.calibration.judged_photos import write_photos
 
 
 def test_a_parquet_file_gives_photos_and_captions(tmp_path: Path) -> None:

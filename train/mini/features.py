@@ -16,8 +16,14 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from prolip_search.encoders.mini_towers import EPS, MiniHeads, mean_token
-from prolip_search.train.config import TrainConfig
-from prolip_search.train.data import (
+from prolip_search.train.masking import (
+    neighbouring_words,
+    random_words,
+    with_stop_of,
+    without_stop,
+)
+from prolip_search.train.mini.config import TrainConfig
+from prolip_search.train.mini.data import (
     PhotoBlocks,
     Progress,
     Split,
@@ -28,12 +34,6 @@ from prolip_search.train.data import (
     photo_blocks,
     split_key,
     text_features,
-)
-from prolip_search.train.masking import (
-    neighbouring_words,
-    random_words,
-    with_stop_of,
-    without_stop,
 )
 
 __all__ = ["PhotoFeatures", "TrainingFeatures", "fit_statistics", "prepare_features"]

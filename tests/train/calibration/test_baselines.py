@@ -8,7 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prolip_search.gaussians import Gaussians
-from prolip_search.train.baselines import adversarial_margin, top_1_consistency, top_1_cosine
+from prolip_search.train.calibration.baselines import (
+    adversarial_margin,
+    top_1_consistency,
+    top_1_cosine,
+)
 from tests.conftest import make_gaussians
 
 

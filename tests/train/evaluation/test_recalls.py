@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from prolip_search.gaussians import Gaussians
-from prolip_search.train.evaluate import (
+from prolip_search.train.evaluation.recalls import (
     agreement,
     inclusion_share,
     length_correlation,

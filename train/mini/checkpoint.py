@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from prolip_search.errors import TrainingError
-from prolip_search.train.config import TrainConfig
+from prolip_search.train.mini.config import TrainConfig
 
 __all__ = ["read_checkpoint", "write_checkpoint"]
 

@@ -23,9 +23,9 @@ import numpy.typing as npt
 from prolip_search.confidence.features import query_context
 from prolip_search.distances import MatchLogit
 from prolip_search.gaussians import Gaussians
-from prolip_search.train.galleries import gallery_evidence, match_logits
-from prolip_search.train.photos import Photos
-from prolip_search.train.unanswered import content_words, says_something, stem, words_in
+from prolip_search.train.calibration.galleries import gallery_evidence, match_logits
+from prolip_search.train.calibration.photos import Photos
+from prolip_search.train.calibration.unanswered import content_words, says_something, stem, words_in
 
 Doubles = npt.NDArray[np.float64]
 

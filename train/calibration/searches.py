@@ -14,9 +14,9 @@ from prolip_search.confidence.match import MatchModel
 from prolip_search.confidence.matches import match_probabilities
 from prolip_search.distances import MatchLogit
 from prolip_search.gaussians import Gaussians
-from prolip_search.train.galleries import gallery_evidence, match_logits
-from prolip_search.train.photos import Photos
-from prolip_search.train.unanswered import answers_and_rest, short_query
+from prolip_search.train.calibration.galleries import gallery_evidence, match_logits
+from prolip_search.train.calibration.photos import Photos
+from prolip_search.train.calibration.unanswered import answers_and_rest, short_query
 
 Doubles = npt.NDArray[np.float64]
 

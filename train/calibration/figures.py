@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from prolip_search.errors import MissingExtra
-from prolip_search.train.reliability import COSINE, Figures
+from prolip_search.train.calibration.reliability import COSINE, Figures
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

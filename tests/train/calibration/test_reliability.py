@@ -11,20 +11,20 @@ import pytest
 from prolip_search.confidence.calibration import ConfidenceModel
 from prolip_search.errors import TrainingError
 from prolip_search.testing import FakeEncoder
-from prolip_search.train import reliability
-from prolip_search.train.figures import BANDWIDTH, reliability_curve
-from prolip_search.train.galleries import Judged, see
-from prolip_search.train.judged import Judgements
-from prolip_search.train.photos import Photos, encode_texts, read_photos
-from prolip_search.train.reliability import (
+from prolip_search.train.calibration import reliability
+from prolip_search.train.calibration.figures import BANDWIDTH, reliability_curve
+from prolip_search.train.calibration.galleries import Judged, see
+from prolip_search.train.calibration.judged import Judgements
+from prolip_search.train.calibration.photos import Photos, encode_texts, read_photos
+from prolip_search.train.calibration.reliability import (
     MIN_OF_EACH,
     confidences,
     coverage_table,
     first_results,
     judged_pairs,
 )
-from prolip_search.train.report_page import report_page, verdict
-from tests.train.judged_photos import write_photos
+from prolip_search.train.calibration.report_page import report_page, verdict
+from tests.train.calibration.judged_photos import write_photos
 
 ENCODER = FakeEncoder(16)
 

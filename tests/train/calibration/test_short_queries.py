@@ -10,8 +10,8 @@ import pytest
 from prolip_search.distances import csd
 from prolip_search.gaussians import Gaussians
 from prolip_search.testing import FakeEncoder
-from prolip_search.train.photos import Photos
-from prolip_search.train.short_queries import (
+from prolip_search.train.calibration.photos import Photos
+from prolip_search.train.calibration.short_queries import (
     MIN_PHOTOS,
     N_RANKS,
     Word,

@@ -19,8 +19,9 @@ from prolip_search.encoders.mini import MiniConfig, make_mini_config
 from prolip_search.encoders.mini_towers import MiniHeads, combine, load_heads
 from prolip_search.errors import TrainingError
 from prolip_search.gaussians import Gaussians
-from prolip_search.train.config import TrainConfig
-from prolip_search.train.data import (
+from prolip_search.train.evaluation.recalls import Recalls, retrieval
+from prolip_search.train.mini.config import TrainConfig
+from prolip_search.train.mini.data import (
     PhotoBlocks,
     Progress,
     Split,
@@ -33,10 +34,9 @@ from prolip_search.train.data import (
     split_key,
     text_features,
 )
-from prolip_search.train.evaluate import Recalls, retrieval
-from prolip_search.train.features import prepare_features
-from prolip_search.train.loop import Step, TrainedHeads, encode_texts, train_heads
-from prolip_search.train.trunks import MiniTrunks
+from prolip_search.train.mini.features import prepare_features
+from prolip_search.train.mini.loop import Step, TrainedHeads, encode_texts, train_heads
+from prolip_search.train.mini.trunks import MiniTrunks
 
 __all__ = ["TrainingResult", "export_heads", "train_mini"]
 

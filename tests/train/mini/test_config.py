@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from prolip_search.errors import ConfigError
-from prolip_search.train.config import TrainConfig, parse_config, read_recipe, recipe_names
+from prolip_search.train.mini.config import TrainConfig, parse_config, read_recipe, recipe_names
 
 
 def test_the_bundled_recipe_is_a_valid_configuration() -> None:

@@ -16,22 +16,22 @@ from prolip_search.encoders.loading import load_encoder
 from prolip_search.errors import TrainingError
 from prolip_search.metrics import auroc, brier_score, smooth_ece
 from prolip_search.testing import FakeEncoder
-from prolip_search.train.calibration import fit_default, fit_matches, write_default
-from prolip_search.train.calibration_report import halves, short_quality
-from prolip_search.train.galleries import (
+from prolip_search.train.calibration.fitting import fit_default, fit_matches, write_default
+from prolip_search.train.calibration.galleries import (
     Judged,
     asked_probability,
     gallery_evidence,
     match_logits,
     see,
 )
-from prolip_search.train.judged import read_judgements
-from prolip_search.train.photos import Photos, encode_texts, read_photos
-from prolip_search.train.reliability import confidences
-from prolip_search.train.searches import everyday_queries, searches
-from prolip_search.train.short_queries import KnownRows, known_rows, reliable_words
+from prolip_search.train.calibration.judged import read_judgements
+from prolip_search.train.calibration.photos import Photos, encode_texts, read_photos
+from prolip_search.train.calibration.reliability import confidences
+from prolip_search.train.calibration.report import halves, short_quality
+from prolip_search.train.calibration.searches import everyday_queries, searches
+from prolip_search.train.calibration.short_queries import KnownRows, known_rows, reliable_words
 from tests.conftest import make_gaussians
-from tests.train.judged_photos import write_photos, write_votes
+from tests.train.calibration.judged_photos import write_photos, write_votes
 
 ENCODER = FakeEncoder(16)
 
@@ -182,7 +182,7 @@ def test_nothing_is_told_from_something(
     seen: tuple[Judged, Judged], photos: Photos, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Each pair of colours is on one photo in 28.
-    monkeypatch.setattr("prolip_search.train.searches.MOST_ANSWERS", 0.1)
+    monkeypatch.setattr("prolip_search.train.calibration.searches.MOST_ANSWERS", 0.1)
     kind = fit_matches(seen[0])
     assert kind.match is not None
     texts, owners = everyday_queries(photos)

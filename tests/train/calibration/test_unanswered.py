@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from prolip_search.train.unanswered import answers_and_rest, content_words, short_query
+from prolip_search.train.calibration.unanswered import answers_and_rest, content_words, short_query
 
 
 def test_words_lose_their_endings_and_common_ones_go() -> None:

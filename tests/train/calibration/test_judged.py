@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prolip_search.errors import TrainingDataError
-from prolip_search.train.judged import photo_half, read_judgements
+from prolip_search.train.calibration.judged import photo_half, read_judgements
 
 CAPTIONS = {"a": ["first of a", "second of a"], "b": ["first of b"], "c": ["first of c"]}
 HEAD = "image_id,caption_image_id,caption_index,yes,no\n"

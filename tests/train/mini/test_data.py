@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from prolip_search.errors import TrainingDataError
-from prolip_search.train import data
-from prolip_search.train.data import photo_blocks, read_split, split_key, text_features
-from tests.train.synthetic import FakeTrunks, write_split
+from prolip_search.train.mini import data
+from prolip_search.train.mini.data import photo_blocks, read_split, split_key, text_features
+from tests.train.mini.synthetic import FakeTrunks, write_split
 
 
 def silent(what: str, done: int, total: int) -> None:

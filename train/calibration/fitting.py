@@ -40,10 +40,10 @@ from prolip_search.distances import MatchLogit, inclusion_rows
 from prolip_search.errors import TrainingError
 from prolip_search.gaussians import Gaussians
 from prolip_search.metrics import auroc, brier_score, smooth_ece, smooth_ece_floor, spearman
-from prolip_search.train.galleries import Judged, gallery_evidence, match_logits
-from prolip_search.train.photos import Photos
-from prolip_search.train.searches import Searches
-from prolip_search.train.short_queries import KnownRows
+from prolip_search.train.calibration.galleries import Judged, gallery_evidence, match_logits
+from prolip_search.train.calibration.photos import Photos
+from prolip_search.train.calibration.searches import Searches
+from prolip_search.train.calibration.short_queries import KnownRows
 
 Doubles = npt.NDArray[np.float64]
 

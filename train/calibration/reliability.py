@@ -28,10 +28,10 @@ from prolip_search.metrics import (
     smooth_ece,
     smooth_ece_floor,
 )
-from prolip_search.train.baselines import adversarial_margin, top_1_consistency
-from prolip_search.train.calibration import SHOWN
-from prolip_search.train.galleries import Judged, gallery_evidence, match_logits
-from prolip_search.train.photos import Photos
+from prolip_search.train.calibration.baselines import adversarial_margin, top_1_consistency
+from prolip_search.train.calibration.fitting import SHOWN
+from prolip_search.train.calibration.galleries import Judged, gallery_evidence, match_logits
+from prolip_search.train.calibration.photos import Photos
 
 Doubles = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]

@@ -13,9 +13,9 @@ import torch
 from prolip_search.encoders.mini import mini_fingerprint, read_mini_config
 from prolip_search.encoders.mini_towers import load_heads
 from prolip_search.errors import TrainingDataError, TrainingError
-from prolip_search.train import mini
-from prolip_search.train.mini import TrainingResult, train_mini
-from tests.train.synthetic import SMALL, FakeTrunks, write_split
+from prolip_search.train.mini import training
+from prolip_search.train.mini.training import TrainingResult, train_mini
+from tests.train.mini.synthetic import SMALL, FakeTrunks, write_split
 
 
 @pytest.fixture(scope="module")
@@ -25,8 +25,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     write_split(folder, "train", 9)
     write_split(folder, "val", 3)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mini, "MiniTrunks", FakeTrunks)
-        patch.setattr(mini, "IMAGENET_CLASSNAMES", ["dog", "cat"] * 500)
+        patch.setattr(training, "MiniTrunks", FakeTrunks)
+        patch.setattr(training, "IMAGENET_CLASSNAMES", ["dog", "cat"] * 500)
         yield folder
 
 

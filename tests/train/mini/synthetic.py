@@ -15,9 +15,9 @@ from PIL import Image
 
 from prolip_search.encoders.mini import HeadsConfig
 from prolip_search.encoders.mini_towers import IMAGE_CHANNELS, TEXT_CHANNELS, MiniHeads
-from prolip_search.train.config import ClassWeights, TrainConfig
-from prolip_search.train.data import TextFeatures
-from prolip_search.train.features import PhotoFeatures, TrainingFeatures
+from prolip_search.train.mini.config import ClassWeights, TrainConfig
+from prolip_search.train.mini.data import TextFeatures
+from prolip_search.train.mini.features import PhotoFeatures, TrainingFeatures
 
 COLOURS = {"red": (200, 30, 30), "green": (30, 180, 40), "blue": (30, 40, 200)}
 SMALL_HEADS = HeadsConfig(

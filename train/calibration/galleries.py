@@ -15,8 +15,8 @@ from prolip_search.confidence.logistic import fit_logistic, sigmoid
 from prolip_search.distances import MatchLogit, csd
 from prolip_search.errors import TrainingError
 from prolip_search.gaussians import Gaussians
-from prolip_search.train.judged import Judgements
-from prolip_search.train.photos import Photos
+from prolip_search.train.calibration.judged import Judgements
+from prolip_search.train.calibration.photos import Photos
 
 Doubles = npt.NDArray[np.float64]
 

@@ -16,8 +16,8 @@ import torch
 
 from prolip_search.encoders.mini_towers import combine
 from prolip_search.errors import TrainingError
-from prolip_search.train.loop import Step, schedule, train_heads
-from tests.train.synthetic import SMALL, random_features, small_heads
+from prolip_search.train.mini.loop import Step, schedule, train_heads
+from tests.train.mini.synthetic import SMALL, random_features, small_heads
 
 # A run in a process of its own, which kills itself after the seventh of its twelve steps.
 KILLED = """
@@ -25,8 +25,8 @@ import os, signal, sys
 from dataclasses import replace
 from pathlib import Path
 import torch
-from prolip_search.train.loop import train_heads
-from tests.train.synthetic import SMALL, random_features, small_heads
+from prolip_search.train.mini.loop import train_heads
+from tests.train.mini.synthetic import SMALL, random_features, small_heads
 torch.set_num_threads(1)
 config = replace(SMALL, epochs=6)
 def report(step):
@@ -52,7 +52,7 @@ def test_training_lowers_the_loss_and_logs_every_step(tmp_path: Path) -> None:
 
 def test_a_killed_run_resumes_with_the_same_losses_to_the_bit(tmp_path: Path) -> None:
     config = replace(SMALL, epochs=6)
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     killed = subprocess.run(
         [sys.executable, "-c", KILLED, str(tmp_path / "killed")],
         cwd=root,

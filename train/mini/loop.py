@@ -23,11 +23,11 @@ from torch.nn.functional import cross_entropy, kl_div
 from prolip_search.distances import Arrays, csd
 from prolip_search.encoders.mini_towers import MiniHeads
 from prolip_search.errors import TrainingError
-from prolip_search.train.checkpoint import read_checkpoint, write_checkpoint
-from prolip_search.train.config import TrainConfig
-from prolip_search.train.data import TextFeatures
-from prolip_search.train.features import TrainingFeatures
 from prolip_search.train.losses import GaussianTensors, inclusion_loss, ppcl_loss, vib_loss
+from prolip_search.train.mini.checkpoint import read_checkpoint, write_checkpoint
+from prolip_search.train.mini.config import TrainConfig
+from prolip_search.train.mini.data import TextFeatures
+from prolip_search.train.mini.features import TrainingFeatures
 
 __all__ = ["Step", "TrainedHeads", "train_heads"]
 

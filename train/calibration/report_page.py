@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from prolip_search.train.reliability import COSINE, Figures
+from prolip_search.train.calibration.reliability import COSINE, Figures
 
 Pictures = Mapping[str, Mapping[str, bytes]]  # name -> "light" | "dark" -> PNG
 

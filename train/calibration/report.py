@@ -18,8 +18,7 @@ from prolip_search.confidence.logistic import sigmoid
 from prolip_search.encoders.protocol import Encoder
 from prolip_search.errors import TrainingDataError
 from prolip_search.metrics import auroc, smooth_ece, smooth_ece_floor
-from prolip_search.train.calibration import fit_default, fit_matches, write_default
-from prolip_search.train.figures import (
+from prolip_search.train.calibration.figures import (
     THEMES,
     draw_coverage,
     draw_ranks,
@@ -27,10 +26,11 @@ from prolip_search.train.figures import (
     draw_risk,
     reliability_curve,
 )
-from prolip_search.train.galleries import Judged, see
-from prolip_search.train.judged import photo_half, read_judgements
-from prolip_search.train.photos import Photos, Progress, encode_texts, read_photos
-from prolip_search.train.reliability import (
+from prolip_search.train.calibration.fitting import fit_default, fit_matches, write_default
+from prolip_search.train.calibration.galleries import Judged, see
+from prolip_search.train.calibration.judged import photo_half, read_judgements
+from prolip_search.train.calibration.photos import Photos, Progress, encode_texts, read_photos
+from prolip_search.train.calibration.reliability import (
     Figures,
     confidences,
     coverage_table,
@@ -38,9 +38,9 @@ from prolip_search.train.reliability import (
     first_targets,
     judged_pairs,
 )
-from prolip_search.train.report_page import report_page
-from prolip_search.train.searches import Searches, everyday_queries, searches
-from prolip_search.train.short_queries import KnownRows, known_rows, reliable_words
+from prolip_search.train.calibration.report_page import report_page
+from prolip_search.train.calibration.searches import Searches, everyday_queries, searches
+from prolip_search.train.calibration.short_queries import KnownRows, known_rows, reliable_words
 
 N_FOLDS = 5
 METHOD = (

@@ -1,0 +1,1 @@
+"""What an encoder can do, measured on the data at hand."""
