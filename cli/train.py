@@ -1,8 +1,7 @@
-"""`prolip-search train`: makes the heads of the bundled encoder from captioned photos."""
+"""`prolip-search train`: an encoder from captioned photos, by a recipe."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,45 +10,77 @@ import typer
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
+    from prolip_search.train.mini.config import TrainConfig
     from prolip_search.train.mini.loop import Step
     from prolip_search.train.mini.training import TrainingResult
 
 
 def train(
+    recipe: Annotated[
+        str, typer.Argument(help="A recipe by name, or a .toml file.", show_default=False)
+    ],
     data: Annotated[
         Path,
         typer.Option(
-            help="Folder with train.parquet and val.parquet (columns id, captions, image).",
+            help="Captioned photos. For mini a folder with train.parquet and val.parquet "
+            "(columns id, captions, image).",
             show_default=False,
         ),
     ],
-    recipe: Annotated[str, typer.Option(help="A recipe by name, or a .toml file.")] = "mini",
     out: Annotated[
-        Path, typer.Option(help="Folder for checkpoint, log, heads.safetensors and config.json.")
-    ] = Path("mini-trained"),
-    seed: Annotated[
-        int | None, typer.Option(help="Instead of the recipe's.", show_default=False)
-    ] = None,
-    features: Annotated[
         Path | None,
         typer.Option(
-            help="Folder for the frozen networks' outputs, which runs on the same data can share; "
-            "OUT/features if not given. About 450 KB a photo.",
+            help="Folder for checkpoints, logs and the encoder; RECIPE-trained if not given.",
             show_default=False,
         ),
     ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Another value for a key of the recipe, such as optimizer.learning_rate=1e-4; "
+            "may be given often.",
+            show_default=False,
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Instead of the recipe's.", show_default=False)
+    ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the last checkpoint in OUT.")
-    ] = False,
+        str,
+        typer.Option(help="auto: go on from the last checkpoint in OUT. never: begin anew."),
+    ] = "never",
+    features: Annotated[
+        Path | None,
+        typer.Option(
+            help="mini: folder for the frozen networks' outputs, which runs on the same data can "
+            "share; OUT/features if not given. About 450 KB a photo.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
-    """Train the heads of the bundled encoder on captioned photos of your own."""
+    """Train an encoder on captioned photos: a recipe, and what you change of it."""
+    from prolip_search.errors import ConfigError
+
+    if resume not in ("auto", "never"):
+        raise ConfigError(f"--resume {resume} is neither auto nor never.")
     # torch, and all that comes with it: not before the options have been understood
-    from prolip_search.train.mini.config import read_recipe
+    from prolip_search.train.mini.config import TrainConfig as MiniConfig
+    from prolip_search.train.recipes import read_recipe
+
+    changes = [*(settings or []), *([] if seed is None else [f"seed={seed}"])]
+    config = read_recipe(recipe, changes)
+    out = out or Path(f"{Path(recipe).stem}-trained")
+    if isinstance(config, MiniConfig):
+        _train_mini(config, data, out, resume=resume == "auto", features=features)
+
+
+def _train_mini(
+    config: TrainConfig, data: Path, out: Path, *, resume: bool, features: Path | None
+) -> None:
     from prolip_search.train.mini.training import train_mini
 
-    config = read_recipe(recipe)
-    if seed is not None:
-        config = replace(config, seed=seed)
     with _Bars() as bars:
         result = train_mini(
             config,

@@ -187,7 +187,7 @@ def read_mini_config(folder: Path = FOLDER) -> MiniConfig:
     if {**values, **_identity(config.heads, config.match_logit)} != values:
         raise CheckpointError(
             f"{path} belongs to other trunks, preprocessing or format than this version of "
-            "prolip-search has; train the heads anew: `prolip-search train --recipe mini`."
+            "prolip-search has; train the heads anew: `prolip-search train mini`."
         )
     return config
 

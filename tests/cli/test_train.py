@@ -32,7 +32,7 @@ def test_training_leaves_heads_and_says_how_good_they_are(
     (tmp_path / "small.toml").write_text(RECIPE)
     write_split(tmp_path, "train", 5)
     write_split(tmp_path, "val", 3)
-    ran = run("train", "--data", tmp_path, "--recipe", "small.toml", "--out", "out", "--seed", 7)
+    ran = run("train", "small.toml", "--data", tmp_path, "--out", "out", "--seed", 7)
     assert ran.status == 0, ran.err
     assert "val by csd: text→image" in ran.out
     assert "val by cosine" in ran.out
@@ -44,8 +44,8 @@ def test_training_leaves_heads_and_says_how_good_they_are(
         "log.jsonl",
     }
     again = run(
-        "train", "--data", tmp_path, "--recipe", "small.toml", "--out", "out", "--seed", 8,
-        "--resume",
+        "train", "small.toml", "--data", tmp_path, "--out", "out", "--seed", 8,
+        "--resume", "auto",
     )  # fmt: skip
     assert again.status == 2
     assert "seed = 7 there, 8 here" in again.err
@@ -54,8 +54,10 @@ def test_training_leaves_heads_and_says_how_good_they_are(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--data", "nowhere"], "There is no nowhere/train.parquet"),
-        (["--data", ".", "--recipe", "maxi"], "There is no recipe 'maxi'"),
+        (["mini", "--data", "nowhere"], "There is no nowhere/train.parquet"),
+        (["maxi", "--data", "."], "There is no recipe 'maxi'"),
+        (["mini", "--data", ".", "--set", "epoch=1"], "did you mean epochs?"),
+        (["mini", "--data", ".", "--resume", "yes"], "--resume yes is neither auto nor never"),
     ],
 )
 def test_a_mistake_is_one_line(run: Run, options: list[str], message: str) -> None:

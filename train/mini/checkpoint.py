@@ -83,7 +83,7 @@ def read_checkpoint(
         if isinstance(error, TrainingError):
             raise
         raise TrainingError(
-            f"{path} cannot be read ({error}); delete it, or run without --resume."
+            f"{path} cannot be read ({error}); delete it, or run with --resume never."
         ) from error
 
 

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
-import math
-import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from importlib import resources
-from pathlib import Path
 from typing import Any
 
 from prolip_search.encoders.mini import HeadsConfig
 from prolip_search.errors import ConfigError
 from prolip_search.train.losses import LossWeights
+from prolip_search.train.tables import check_between, check_number, check_whole, refuse_unknown
 
-__all__ = ["ClassWeights", "TrainConfig", "parse_config", "read_recipe", "recipe_names"]
+__all__ = ["ClassWeights", "TrainConfig", "parse_config"]
 
 VIEWS = ("whole", "flipped", "crop")
 
@@ -35,11 +31,11 @@ class ClassWeights:
     n_per_step: int = 300
 
     def __post_init__(self) -> None:
-        _between("classes.distillation", self.distillation, 0, 100)
-        _between("classes.prototypes", self.prototypes, 0, 100)
+        check_between("classes.distillation", self.distillation, 0, 100)
+        check_between("classes.prototypes", self.prototypes, 0, 100)
         if isinstance(self.n_per_step, bool) or not isinstance(self.n_per_step, int):
             raise ConfigError(f"classes.n_per_step = {self.n_per_step!r} must be a whole number.")
-        _between("classes.n_per_step", self.n_per_step, 2, 1000)
+        check_between("classes.n_per_step", self.n_per_step, 2, 1000)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,9 +78,7 @@ class TrainConfig:
             ("captions_per_photo", 1),
             ("n_masks", 1),
         ):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < low:
-                raise ConfigError(f"{name} = {value!r} must be a whole number, {low} or more.")
+            check_whole(name, getattr(self, name), low)
         for name, least, most in (
             ("share_of_tokens_kept", 0.01, 1),
             ("learning_rate", 1e-9, 10),
@@ -99,7 +93,7 @@ class TrainConfig:
             ("logit_scale", 1e-3, 1000),
             ("logit_bias", -1000, 1000),
         ):
-            _between(name, getattr(self, name), least, most)
+            check_between(name, getattr(self, name), least, most)
         unknown = [view for view in self.views if view not in VIEWS]
         if not self.views or unknown or len(set(self.views)) < len(self.views):
             raise ConfigError(
@@ -119,67 +113,14 @@ def parse_config(values: Mapping[str, Any], *, source: str = "the recipe") -> Tr
         section = values.pop(name, {})
         if not isinstance(section, Mapping):
             raise ConfigError(f"{name} in {source} must be a table, [{name}].")
-        _refuse_unknown(section, kind, source, prefix=f"{name}.")
+        refuse_unknown(section, [item.name for item in fields(kind)], source, prefix=f"{name}.")
         for key, value in section.items():
-            _number(f"{name}.{key}", value)
+            check_number(f"{name}.{key}", value)
         sections[name] = kind(**section)
-    _refuse_unknown(values, TrainConfig, source)
+    refuse_unknown(values, [item.name for item in fields(TrainConfig)], source)
     if "views" in values:
         views = values["views"]
         if not isinstance(views, list) or not all(isinstance(view, str) for view in views):
             raise ConfigError(f"views = {views!r} in {source} must be a list of names.")
         values["views"] = tuple(views)
     return TrainConfig(**values, **sections)
-
-
-def read_recipe(name_or_path: str) -> TrainConfig:
-    """A recipe that ships with prolip-search, by name, or a TOML file. Raises ConfigError."""
-    path = Path(name_or_path)
-    if path.suffix == ".toml":
-        if not path.is_file():
-            raise ConfigError(f"There is no recipe {path}.")
-        text = path.read_text(encoding="utf-8")
-    else:
-        names = recipe_names()
-        if name_or_path not in names:
-            raise ConfigError(
-                f"There is no recipe {name_or_path!r}; known are {', '.join(names)}, "
-                "or give the path of a .toml file."
-            )
-        recipe = resources.files("prolip_search.train") / "recipes" / f"{name_or_path}.toml"
-        text = recipe.read_text(encoding="utf-8")
-    try:
-        values = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"Recipe {name_or_path} is not valid TOML: {error}.") from error
-    return parse_config(values, source=f"recipe {name_or_path}")
-
-
-def recipe_names() -> list[str]:
-    """The recipes that ship with prolip-search."""
-    folder = resources.files("prolip_search.train") / "recipes"
-    return sorted(
-        item.name.removesuffix(".toml") for item in folder.iterdir() if item.name.endswith(".toml")
-    )
-
-
-def _refuse_unknown(values: Mapping[str, Any], kind: Any, source: str, *, prefix: str = "") -> None:
-    known = [item.name for item in fields(kind)]
-    for key in values:
-        if key not in known:
-            close = difflib.get_close_matches(key, known, n=1)
-            hint = f"did you mean {prefix}{close[0]}? " if close else ""
-            raise ConfigError(
-                f"Unknown key {prefix}{key} in {source}; {hint}known are {', '.join(known)}."
-            )
-
-
-def _number(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ConfigError(f"{name} = {value!r} must be a number.")
-
-
-def _between(name: str, value: object, low: float, high: float) -> None:
-    _number(name, value)
-    if not low <= value <= high:  # type: ignore[operator]  # a number, as just checked
-        raise ConfigError(f"{name} = {value!r} must be from {low:g} to {high:g}.")

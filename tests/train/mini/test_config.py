@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from prolip_search.errors import ConfigError
-from prolip_search.train.mini.config import TrainConfig, parse_config, read_recipe, recipe_names
-
-
-def test_the_bundled_recipe_is_a_valid_configuration() -> None:
-    assert recipe_names() == ["mini"]
-    assert read_recipe("mini").heads.dim == 384
+from prolip_search.train.mini.config import TrainConfig, parse_config
 
 
 def test_configuration_survives_json() -> None:
@@ -48,16 +41,3 @@ def test_impossible_values_are_refused(values: dict[str, object], message: str) 
     with pytest.raises(ConfigError) as error:
         parse_config(values)
     assert message in str(error.value)
-
-
-def test_recipes_can_be_files(tmp_path: Path) -> None:
-    recipe = tmp_path / "mine.toml"
-    recipe.write_text("epochs = 2\n[heads]\nn_members = 1\n")
-    assert read_recipe(str(recipe)).epochs == 2
-    recipe.write_text("epochs = = 2")
-    with pytest.raises(ConfigError, match="not valid TOML"):
-        read_recipe(str(recipe))
-    with pytest.raises(ConfigError, match="There is no recipe"):
-        read_recipe(str(tmp_path / "absent.toml"))
-    with pytest.raises(ConfigError, match="known are mini"):
-        read_recipe("maxi")
