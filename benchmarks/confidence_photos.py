@@ -27,11 +27,12 @@ from prolip_search.confidence.scoring import score
 from prolip_search.encoders.protocol import Encoder
 from prolip_search.metrics import auroc, bootstrap_interval, smooth_ece
 from prolip_search.train.calibration.galleries import gallery_evidence, match_logits
-from prolip_search.train.calibration.photos import Photos, encode_texts, read_photos
+from prolip_search.train.calibration.photos import Photos, read_photos
 from prolip_search.train.calibration.report import evaluate_calibration, halves, write_report
 from prolip_search.train.calibration.report_page import verdict
 from prolip_search.train.calibration.searches import everyday_queries
 from prolip_search.train.calibration.unanswered import answers_and_rest
+from prolip_search.train.evaluation.encoding import encode_texts
 
 HERE = Path(__file__).parent / "data"
 SMECE_BAR = 0.04

@@ -11,13 +11,12 @@ import io
 import os
 import sys
 from collections.abc import Sequence
-from importlib import import_module
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from typer.core import TyperGroup
 
 import prolip_search
+from prolip_search.cli.lazy import LazyGroup
 from prolip_search.cli.terminal import note
 
 # name -> what it does; the function of that name lies in the module of that name.
@@ -32,7 +31,7 @@ COMMANDS = {
     "optimize": "Make the index small and fast again after many changes.",
     "demo": "Index a few sample photos and ask them questions.",
     "train": "Train an encoder from captioned photos.",
-    "evaluate": "Fit a calibration on judged photos and report how well it keeps its word.",
+    "evaluate": "Measure what an encoder can do, on data of your own.",
 }
 ALIASES = {"search": "query"}
 INTERRUPTED = 130
@@ -40,36 +39,16 @@ BRIEF = frozenset({"query", "search", "similar", "status"})
 NEW_OBJECTS = 100_000  # before a brief command looks for cycles of objects; Python's own is 700
 
 
-class LazyGroup(TyperGroup):
-    """Imports a command when it is used, and lists all of them without importing any."""
+class Commands(LazyGroup):
+    """The table above."""
 
-    def list_commands(self, ctx: Any) -> list[str]:
-        """The names, in the order of the table."""
-        return list(COMMANDS)
-
-    def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """The command itself; None for an unknown name."""
-        name = ALIASES.get(cmd_name, cmd_name)
-        if name not in COMMANDS:
-            return None
-        app = typer.Typer(rich_markup_mode=None, add_completion=False)
-        app.command(name)(getattr(import_module(f"prolip_search.cli.{name}"), name))
-        return typer.main.get_command(app)
-
-    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """As ever, but what a typing error is compared with is the table."""
-        names: dict[str, Any] = dict.fromkeys([*COMMANDS, *ALIASES])
-        self.commands = names
-        return super().resolve_command(ctx, args)
-
-    def format_commands(self, ctx: Any, formatter: Any) -> None:
-        """The table."""
-        with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
+    table = COMMANDS
+    aliases = ALIASES
+    package = "prolip_search.cli"
 
 
 app = typer.Typer(
-    cls=LazyGroup, rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False
+    cls=Commands, rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False
 )
 
 

@@ -9,9 +9,11 @@ from inspect import getdoc
 from pathlib import Path
 
 import pytest
+import typer
 
 import prolip_search
 from prolip_search.cli.__main__ import ALIASES, COMMANDS
+from prolip_search.cli.evaluate import TASKS
 from tests.cli.conftest import Run
 from tests.golden_files import assert_golden
 
@@ -29,18 +31,24 @@ def modules_after(script: str, folder: Path) -> set[str]:
     return set(done.stdout.rpartition("##")[2].split())
 
 
-@pytest.mark.parametrize("name", ["", *OURS])
+@pytest.mark.parametrize("name", ["", *OURS, *(f"evaluate {task}" for task in TASKS)])
 def test_help_is_as_reviewed(run: Run, name: str) -> None:
-    ran = run(*([name] if name else []), "--help")
+    ran = run(*name.split(), "--help")
     assert (ran.status, ran.err) == (0, "")
-    assert_golden(f"help{'-' * bool(name)}{name}.txt", ran.out)
+    assert_golden(f"{'-'.join(['help', *name.split()])}.txt", ran.out)
 
 
 def test_every_command_begins_its_help_with_the_line_of_the_table() -> None:
-    for name in OURS:
-        function = getattr(import_module(f"prolip_search.cli.{name}"), name)
-        first = (getdoc(function) or "").splitlines()[0]
-        assert first.startswith(COMMANDS[name].rstrip("."))
+    tables = {"prolip_search.cli": OURS, "prolip_search.cli.evaluate": [*TASKS]}
+    lines = COMMANDS | TASKS
+    for package, names in tables.items():
+        for name in names:
+            function = getattr(import_module(f"{package}.{name}"), name)
+            if isinstance(function, typer.Typer):
+                assert function.registered_callback is not None
+                function = function.registered_callback.callback
+            first = (getdoc(function) or "").splitlines()[0]
+            assert first.startswith(lines[name].rstrip("."))
 
 
 def test_help_imports_nothing_heavy(tmp_path: Path) -> None:
@@ -51,6 +59,7 @@ def test_help_imports_nothing_heavy(tmp_path: Path) -> None:
 def test_help_of_a_command_imports_nothing_heavy(tmp_path: Path) -> None:
     script = "from prolip_search.cli.__main__ import main\n"
     script += "".join(f"assert main(['{name}', '--help']) == 0\n" for name in OURS)
+    script += "".join(f"assert main(['evaluate', '{task}', '--help']) == 0\n" for task in TASKS)
     assert modules_after(script, tmp_path) & HEAVY_FOR_HELP == set()
 
 
@@ -98,7 +107,7 @@ def test_version(run: Run) -> None:
     [
         (["qurey"], "No such command 'qurey'. Did you mean 'query'? See `prolip-search --help`."),
         (["query", "x", "--topp", "3"], "--top"),
-        (["evaluate", "nothing"], "value for 'what': 'nothing' is not one of 'calibration'."),
+        (["evaluate", "nothing"], "No such command 'nothing'. See `prolip-search evaluate --help`"),
         (["query", "x", "-k", "0"], "See `prolip-search query --help`."),
         (["query", "x", "-k", "many"], "See `prolip-search query --help`."),
         (["query", "x", "--rank-by", "luck"], "csd"),

@@ -1,24 +1,14 @@
-"""The pictures of a calibration report, each for light and for dark pages.
-
-Matplotlib is an extra and is imported here alone: `pip install 'prolip-search[evaluate]'`.
-"""
+"""The pictures of a calibration report, each for light and for dark pages."""
 
 from __future__ import annotations
 
-import io
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from prolip_search.errors import MissingExtra
 from prolip_search.train.calibration.reliability import COSINE, Figures
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from prolip_search.train.evaluation.drawing import Theme, png, sheet
 
 Doubles = npt.NDArray[np.float64]
 
@@ -28,38 +18,6 @@ BANDWIDTH = 0.05
 # A curve is drawn only where this many judgements stand behind a point.
 MIN_BEHIND = 15
 N_RESAMPLES = 400
-DOTS_PER_INCH = 160
-
-
-@dataclass(frozen=True)
-class Theme:
-    """Colours of one kind of page."""
-
-    ground: str
-    ink: str
-    faint: str
-    line: str
-    ours: str
-    others: tuple[str, ...]
-
-
-LIGHT = Theme(
-    "#ffffff",
-    "#1d2733",
-    "#6b7785",
-    "#e2e7ec",
-    "#2f7ea8",
-    ("#b0603a", "#7a5aa6", "#5f8f4e", "#9aa4ae"),
-)
-DARK = Theme(
-    "#161b22",
-    "#e3e9ef",
-    "#8d99a6",
-    "#2b333d",
-    "#62b5dd",
-    ("#e0916a", "#b198dc", "#93c47f", "#6d7883"),
-)
-THEMES = {"light": LIGHT, "dark": DARK}
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,7 +66,7 @@ def draw_reliability(
     ours: ReliabilityCurve, raw: ReliabilityCurve, confidence: Doubles, theme: Theme
 ) -> bytes:
     """The reliability diagram as a PNG, over how often each confidence was given."""
-    with _figure(theme, (5.2, 5.6), rows=(4, 1)) as (picture, (axes, below)):
+    with sheet(theme, (5.2, 5.6), rows=(4, 1)) as (picture, (axes, below)):
         axes.plot([0, 1], [0, 1], color=theme.faint, lw=1, ls=(0, (4, 3)))
         for curve, colour, name in (
             (raw, theme.others[0], "raw sigmoid"),
@@ -123,12 +81,12 @@ def draw_reliability(
         axes.text(0.02, 0.72, "not sure enough", ha="left", color=theme.faint, fontsize=9)
         below.hist(confidence, bins=np.linspace(0, 1, 41).tolist(), color=theme.ours, alpha=0.8)
         below.set(xlim=(0, 1), yscale="log", xlabel="confidence", ylabel="judged pairs")
-        return _png(picture)
+        return png(picture)
 
 
 def draw_risk(first: Figures, theme: Theme) -> bytes:
     """Risk against coverage: how many first results are wrong when only the surest are taken."""
-    with _figure(theme, (5.2, 3.9)) as (picture, (axes,)):
+    with sheet(theme, (5.2, 3.9)) as (picture, (axes,)):
         names = [COSINE, *(name for name in first["scores"] if name not in (COSINE, "confidence"))]
         for name, colour in zip(names, theme.others, strict=False):
             axes.plot(
@@ -143,13 +101,13 @@ def draw_risk(first: Figures, theme: Theme) -> bytes:
             ylabel="share of them that is wrong",
         )
         axes.legend(loc="lower right", frameon=False, labelcolor=theme.ink, fontsize=9)
-        return _png(picture)
+        return png(picture)
 
 
 def draw_ranks(by_rank: list[Figures], theme: Theme) -> bytes:
     """What was promised at each rank, and between which bounds the truth lies."""
     rows = [row for row in by_rank if row["results"]]
-    with _figure(theme, (5.2, 3.4)) as (picture, (axes,)):
+    with sheet(theme, (5.2, 3.4)) as (picture, (axes,)):
         for x, row in enumerate(rows):
             bar = (row["at most"] - row["at least"]) or 0.004
             axes.bar(
@@ -172,12 +130,12 @@ def draw_ranks(by_rank: list[Figures], theme: Theme) -> bytes:
         axes.set_xticks(range(len(rows)), [f"rank {row['ranks']}" for row in rows])
         axes.set(ylim=(0, None), ylabel="share of results")
         axes.legend(frameon=False, labelcolor=theme.ink)
-        return _png(picture)
+        return png(picture)
 
 
 def draw_coverage(table: list[Figures], theme: Theme) -> bytes:
     """Coverage that was held, with its exact interval, against the promise."""
-    with _figure(theme, (5.2, 3.4)) as (picture, (axes,)):
+    with sheet(theme, (5.2, 3.4)) as (picture, (axes,)):
         axes.axhline(table[0]["promised"], color=theme.faint, lw=1, ls=(0, (4, 3)))
         sizes = sorted({row["pairs"] for row in table})
         for mode, colour, shift in (
@@ -192,39 +150,4 @@ def draw_coverage(table: list[Figures], theme: Theme) -> bytes:
         axes.set_xticks(range(len(sizes)), [f"{n:,} pairs" for n in sizes])
         axes.set(ylabel="targets inside the list", xlim=(-0.5, len(sizes) - 0.5))
         axes.legend(frameon=False, labelcolor=theme.ink)
-        return _png(picture)
-
-
-@contextmanager
-def _figure(
-    theme: Theme, size: tuple[float, float], rows: tuple[int, ...] = (1,)
-) -> Iterator[tuple[Any, tuple[Axes, ...]]]:
-    """A figure of some axes below one another, in the colours of a theme."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingExtra(
-            "Reports are drawn with Matplotlib: `pip install 'prolip-search[evaluate]'`."
-        ) from error
-    # A Figure of its own, not pyplot's: no global state, no window system.
-    picture = Figure(figsize=size, dpi=DOTS_PER_INCH, facecolor=theme.ground, layout="constrained")
-    grid = picture.add_gridspec(len(rows), 1, height_ratios=rows)
-    axes = tuple(picture.add_subplot(grid[row]) for row in range(len(rows)))
-    for one in axes:
-        one.set_facecolor(theme.ground)
-        one.grid(color=theme.line, lw=0.8)
-        one.set_axisbelow(True)
-        one.tick_params(colors=theme.faint, labelsize=9, length=0)
-        one.xaxis.label.set_color(theme.ink)
-        one.yaxis.label.set_color(theme.ink)
-        for side, spine in one.spines.items():
-            spine.set_visible(side in ("left", "bottom"))
-            spine.set_color(theme.line)
-    yield picture, axes
-
-
-def _png(picture: Any) -> bytes:
-    out = io.BytesIO()
-    # Without the date and the version of the library, so that the same figures give the same file.
-    picture.savefig(out, format="png", metadata={"Software": None})
-    return out.getvalue()
+        return png(picture)

@@ -1,10 +1,9 @@
-"""Photos as Gaussians, whatever the encoder, each encoded once and kept in a cache folder."""
+"""The photos of a Parquet file or a folder as Gaussians."""
 
 from __future__ import annotations
 
 import io
-import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,11 +19,7 @@ from prolip_search.errors import TrainingDataError, UnreadableImage
 from prolip_search.files import CANDIDATE_SUFFIXES
 from prolip_search.gaussians import Gaussians
 from prolip_search.images import read_image
-
-Progress = Callable[[str, int, int], None]  # what, done, total
-
-N_PHOTOS_PER_BATCH = 32
-N_TEXTS_PER_BATCH = 128
+from prolip_search.train.evaluation.encoding import Progress, encode_images, silent
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +59,7 @@ def read_photos(
     source: Path,
     encoder: Encoder,
     cache: Path | None = None,
-    progress: Progress = lambda what, done, total: None,
+    progress: Progress = silent,
 ) -> Photos:
     """The photos of a Parquet file (columns id, image, maybe captions) or of a folder of files.
 
@@ -77,47 +72,10 @@ def read_photos(
     if not ids:
         raise TrainingDataError(f"There are no photos in {source}.")
 
-    def encode() -> Iterator[Gaussians]:
-        for first in range(0, len(ids), N_PHOTOS_PER_BATCH):
-            progress(f"photos of {source.name}", first, len(ids))
-            rows = range(first, min(first + N_PHOTOS_PER_BATCH, len(ids)))
-            yield encoder.encode_images([images(row) for row in rows])
-        progress(f"photos of {source.name}", len(ids), len(ids))
-
-    return Photos(ids, captions, _cached(cache, encoder, ids, encode))
-
-
-def encode_texts(encoder: Encoder, texts: Sequence[str], cache: Path | None = None) -> Gaussians:
-    """Gaussians [T, D] of texts, from the cache where it has them."""
-
-    def encode() -> Iterator[Gaussians]:
-        for first in range(0, len(texts), N_TEXTS_PER_BATCH):
-            yield encoder.encode_texts(texts[first : first + N_TEXTS_PER_BATCH])
-
-    return _cached(cache, encoder, texts, encode)
-
-
-def _cached(
-    cache: Path | None,
-    encoder: Encoder,
-    names: Sequence[str],
-    encode: Callable[[], Iterator[Gaussians]],
-) -> Gaussians:
-    """What `encode` gives, kept under the encoder's fingerprint and the names of its inputs."""
-    if cache is None:
-        return Gaussians.concatenate(encode())
-    key = zlib.crc32("\0".join(names).encode("utf-8", "surrogatepass"))
-    file = cache / f"{encoder.fingerprint[:16]}-{len(names)}-{key:08x}.npz"
-    if file.is_file():
-        with np.load(file, allow_pickle=False) as kept:
-            return Gaussians(kept["mean"], kept["log_variance"])
-    encoded = Gaussians.concatenate(encode())
-    cache.mkdir(parents=True, exist_ok=True)
-    unfinished = file.with_suffix(".part")
-    with unfinished.open("wb") as out:
-        np.savez(out, mean=encoded.mean, log_variance=encoded.log_variance)
-    unfinished.replace(file)
-    return encoded
+    encoded = encode_images(encoder, ids, images, cache, progress, f"photos of {source.name}")
+    if encoded.skipped:
+        raise TrainingDataError(encoded.skipped[0][1])
+    return Photos(ids, captions, encoded.gaussians)
 
 
 _Images = Callable[[int], Image.Image]

@@ -19,7 +19,6 @@ from prolip_search.encoders.protocol import Encoder
 from prolip_search.errors import TrainingDataError
 from prolip_search.metrics import auroc, smooth_ece, smooth_ece_floor
 from prolip_search.train.calibration.figures import (
-    THEMES,
     draw_coverage,
     draw_ranks,
     draw_reliability,
@@ -29,7 +28,7 @@ from prolip_search.train.calibration.figures import (
 from prolip_search.train.calibration.fitting import fit_default, fit_matches, write_default
 from prolip_search.train.calibration.galleries import Judged, see
 from prolip_search.train.calibration.judged import photo_half, read_judgements
-from prolip_search.train.calibration.photos import Photos, Progress, encode_texts, read_photos
+from prolip_search.train.calibration.photos import Photos, read_photos
 from prolip_search.train.calibration.reliability import (
     Figures,
     confidences,
@@ -41,6 +40,8 @@ from prolip_search.train.calibration.reliability import (
 from prolip_search.train.calibration.report_page import report_page
 from prolip_search.train.calibration.searches import Searches, everyday_queries, searches
 from prolip_search.train.calibration.short_queries import KnownRows, known_rows, reliable_words
+from prolip_search.train.evaluation.drawing import THEMES
+from prolip_search.train.evaluation.encoding import Progress, encode_texts
 
 N_FOLDS = 5
 METHOD = (

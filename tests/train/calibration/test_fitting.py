@@ -25,11 +25,12 @@ from prolip_search.train.calibration.galleries import (
     see,
 )
 from prolip_search.train.calibration.judged import read_judgements
-from prolip_search.train.calibration.photos import Photos, encode_texts, read_photos
+from prolip_search.train.calibration.photos import Photos, read_photos
 from prolip_search.train.calibration.reliability import confidences
 from prolip_search.train.calibration.report import halves, short_quality
 from prolip_search.train.calibration.searches import everyday_queries, searches
 from prolip_search.train.calibration.short_queries import KnownRows, known_rows, reliable_words
+from prolip_search.train.evaluation.encoding import encode_texts
 from tests.conftest import make_gaussians
 from tests.train.calibration.judged_photos import write_photos, write_votes
 

@@ -12,7 +12,8 @@ from PIL import Image
 
 from prolip_search.errors import TrainingDataError
 from prolip_search.testing import FakeEncoder
-from prolip_search.train.calibration.photos import encode_texts, read_photos
+from prolip_search.train.calibration.photos import read_photos
+from prolip_search.train.evaluation.encoding import encode_texts
 from tests.train.calibration.judged_photos import write_photos
 
 

@@ -15,7 +15,7 @@ from prolip_search.train.calibration import reliability
 from prolip_search.train.calibration.figures import BANDWIDTH, reliability_curve
 from prolip_search.train.calibration.galleries import Judged, see
 from prolip_search.train.calibration.judged import Judgements
-from prolip_search.train.calibration.photos import Photos, encode_texts, read_photos
+from prolip_search.train.calibration.photos import Photos, read_photos
 from prolip_search.train.calibration.reliability import (
     MIN_OF_EACH,
     confidences,
@@ -24,6 +24,7 @@ from prolip_search.train.calibration.reliability import (
     judged_pairs,
 )
 from prolip_search.train.calibration.report_page import report_page, verdict
+from prolip_search.train.evaluation.encoding import encode_texts
 from tests.train.calibration.judged_photos import write_photos
 
 ENCODER = FakeEncoder(16)

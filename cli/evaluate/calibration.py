@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 import prolip_search
+from prolip_search.cli.evaluate.options import Cache, EncoderName, stages
 from prolip_search.cli.terminal import note
 
 if TYPE_CHECKING:
     from prolip_search.train.calibration.report import Evaluation
 
 
-class What(StrEnum):
-    """What can be evaluated."""
-
-    CALIBRATION = "calibration"
-
-
-def evaluate(
-    what: Annotated[What, typer.Argument(help="What to evaluate: calibration.")],
+def calibration(
     judgements: Annotated[
         Path,
         typer.Option(
@@ -40,9 +33,7 @@ def evaluate(
     out: Annotated[
         Path, typer.Option(help="Folder for the report, its pictures and the calibration.")
     ] = Path("calibration-report"),
-    encoder: Annotated[
-        str, typer.Option(help="mini, a folder, or the id of a hub repository.")
-    ] = "mini",
+    encoder: EncoderName = "mini",
     pairs: Annotated[
         Path | None,
         typer.Option(
@@ -51,12 +42,7 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
-    cache: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder that keeps what was encoded, for the next time.", show_default=False
-        ),
-    ] = None,
+    cache: Cache = None,
 ) -> None:
     """Fit a calibration on judged photos and report how well it keeps its word.
 
@@ -66,22 +52,15 @@ def evaluate(
     # The encoder and what draws: not before the options have been understood
     from prolip_search.train.calibration.report import evaluate_calibration, write_report
 
-    last = ""
-
-    def progress(doing: str, done: int, total: int) -> None:
-        nonlocal last
-        if doing != last:
-            note(f"{doing} ({total:,})")
-            last = doing
-
-    result = evaluate_calibration(
-        prolip_search.load_encoder(encoder),
-        data,
-        judgements,
-        pairs=pairs,
-        cache=cache,
-        progress=progress,
-    )
+    with stages() as progress:
+        result = evaluate_calibration(
+            prolip_search.load_encoder(encoder),
+            data,
+            judgements,
+            pairs=pairs,
+            cache=cache,
+            progress=progress,
+        )
     files = write_report(result, out)
     _print_result(result, files)
 
