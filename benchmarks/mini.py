@@ -18,7 +18,6 @@ import tomllib
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +34,13 @@ from prolip_search.distances import csd
 from prolip_search.encoders.mini import FOLDER, read_mini_config
 from prolip_search.encoders.mini_towers import MiniHeads, load_heads
 from prolip_search.gaussians import Gaussians
-from prolip_search.metrics import first_positive_ranks, spearman, wilson_interval
-from prolip_search.train.evaluation.recalls import (
+from prolip_search.metrics import first_positive_ranks, spearman
+from prolip_search.train.evaluation.recalls import retrieval
+from prolip_search.train.evaluation.uncertainty import (
     agreement,
+    chain_links,
     inclusion_share,
     length_correlation,
-    retrieval,
 )
 from prolip_search.train.masking import (
     every_other_word,
@@ -239,7 +239,7 @@ def measure(heads: MiniHeads, material: Material) -> dict[str, Any]:
             for name, some in crowded.items()
         },
         "behaviour": behaviour,
-        "chains": chain_figures(texts["chains"], material.chains),
+        "chains": chain_links(texts["chains"], [len(chain) for chain in material.chains]).to_json(),
         "stretch or crop": stretch_or_crop(heads, material, images, captions),
         "languages": language_figures(texts, images, material.languages),
     }
@@ -267,19 +267,6 @@ def encode_masked(heads: MiniHeads, blocks: PhotoBlocks, share: float) -> Gaussi
             yield keep_tokens(block, round(share * block.shape[1]), generator)
 
     return encode_photos(heads, masked)
-
-
-def chain_figures(phrases: Gaussians, chains: list[list[str]]) -> dict[str, Any]:
-    """Of all links from a phrase to the next, more special one: what u and H get right."""
-    starts = np.cumsum([0, *(len(chain) for chain in chains)]).tolist()
-    general = np.concatenate([np.arange(start, end - 1) for start, end in pairwise(starts)])
-    wide, narrow = phrases[general], phrases[general + 1]
-    figures: dict[str, Any] = {"chains": len(chains), "links": len(general)}
-    for name, share in (("u", agreement(narrow, wide)), ("H", inclusion_share(narrow, wide))):
-        n_right = round(share * len(general))
-        low, high = wilson_interval(n_right, len(general))
-        figures[name] = {"right": n_right, "share": share, "interval": [low, high]}
-    return figures
 
 
 def stretch_or_crop(

@@ -240,13 +240,17 @@ def bootstrap_interval(
     _, group = np.unique(np.asarray(groups), return_inverse=True)
     if group.size == 0:
         raise ValueError("A bootstrap needs at least one row.")
-    order = np.argsort(group, kind="stable")
-    rows_of = np.split(order, np.cumsum(np.bincount(group))[:-1])
+    order, count = np.argsort(group, kind="stable"), np.bincount(group)
+    first = np.cumsum(count) - count  # where in `order` the rows of a group begin
     rng = np.random.default_rng(seed)
-    draws = [
-        statistic(np.concatenate([rows_of[g] for g in rng.integers(0, len(rows_of), len(rows_of))]))
-        for _ in range(n_resamples)
-    ]
+
+    def draw() -> NDArray[np.int64]:
+        drawn = rng.integers(0, len(count), len(count))
+        n_rows = count[drawn]
+        shift = first[drawn] - (np.cumsum(n_rows) - n_rows)
+        return order[np.repeat(shift, n_rows) + np.arange(n_rows.sum())]
+
+    draws = [statistic(draw()) for _ in range(n_resamples)]
     values = np.array([value for value in draws if not math.isnan(value)])
     if values.size == 0:
         raise ValueError("No resample gave a value: both labels must occur in several groups.")

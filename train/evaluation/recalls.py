@@ -1,23 +1,18 @@
-"""What an encoder can do, measured: retrieval both ways, and whether uncertainty behaves.
-
-Functions of Gaussians only, so they serve heads in training and the shipped encoder alike.
-"""
+"""Retrieval both ways in six figures, for heads in training and the shipped encoder alike."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from prolip_search.distances import csd, inclusion_rows
+from prolip_search.distances import csd
 from prolip_search.gaussians import Gaussians
-from prolip_search.metrics import first_positive_ranks, recall_at_k, spearman
-from prolip_search.train.masking import words_of
+from prolip_search.metrics import first_positive_ranks, recall_at_k
 
-__all__ = ["Recalls", "agreement", "inclusion_share", "length_correlation", "retrieval"]
+__all__ = ["Recalls", "retrieval"]
 
 KS = (1, 5, 10)
 
@@ -59,22 +54,6 @@ def retrieval(
         i2t = first_positive_ranks(distance[:, : len(images)].T, own[:, : len(images)].T)
         recalls[name] = Recalls(_percent(t2i), _percent(i2t))
     return recalls
-
-
-def length_correlation(texts: Sequence[Sequence[str]], gaussians: Sequence[Gaussians]) -> float:
-    """Spearman's ρ between length in words and uncertainty, over several sets of texts together."""
-    n_words = [len(words_of(text)) for some in texts for text in some]
-    return spearman(n_words, np.concatenate([some.uncertainty for some in gaussians]))
-
-
-def agreement(inner: Gaussians, outer: Gaussians) -> float:
-    """The share of rows in which `outer` has the larger uncertainty."""
-    return float((outer.uncertainty > inner.uncertainty).mean())
-
-
-def inclusion_share(inner: Gaussians, outer: Gaussians) -> float:
-    """The share of rows in which H(inner ⊂ outer) > 0."""
-    return float((inclusion_rows(inner, outer) > 0).mean())
 
 
 def _percent(ranks: npt.NDArray[np.int64]) -> tuple[float, float, float]:

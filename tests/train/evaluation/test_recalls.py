@@ -1,17 +1,11 @@
-"""What the figures of the model card count."""
+"""What the recalls of the model card count."""
 
 from __future__ import annotations
 
 import numpy as np
-import pytest
 
 from prolip_search.gaussians import Gaussians
-from prolip_search.train.evaluation.recalls import (
-    agreement,
-    inclusion_share,
-    length_correlation,
-    retrieval,
-)
+from prolip_search.train.evaluation.recalls import retrieval
 
 AXES = np.eye(4, dtype=np.float32)
 
@@ -43,16 +37,3 @@ def test_distractors_enlarge_only_the_gallery_of_images() -> None:
     recalls = retrieval(images, texts, np.arange(2), distractors=nearer)["csd"]
     assert recalls.t2i[0] == 50
     assert recalls.i2t[0] == 100
-
-
-def test_uncertainty_and_inclusion_are_counted_by_row() -> None:
-    narrow = gaussians(AXES, [-6, -6, -6, -6])
-    wide = gaussians(AXES, [-4, -4, -4, -8])
-    assert agreement(narrow, wide) == inclusion_share(narrow, wide) == 0.75
-    assert agreement(narrow, narrow) == inclusion_share(narrow, narrow) == 0
-
-
-def test_longer_and_more_certain_correlate_negatively_over_all_sets_together() -> None:
-    texts = [["a dog runs .", "a dog ."], ["dog", "a"]]
-    sets = [gaussians(AXES[:2], [-8, -7]), gaussians(AXES[2:], [-6, -5])]
-    assert length_correlation(texts, sets) == pytest.approx(-0.949, abs=1e-3)
