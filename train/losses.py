@@ -7,6 +7,7 @@ the variants of the released ProLIP code; where the two part, and by how much, i
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 
 import torch
@@ -109,16 +110,20 @@ def total_loss(
     masked_images: GaussianTensors | None = None,
     masked_texts: GaussianTensors | None = None,
     weights: LossWeights | None = None,
+    ppcl: Callable[..., Tensor] = ppcl_loss,
 ) -> dict[str, Tensor]:
     """All terms of one batch of N pairs, already weighted, and their sum under `total`.
 
     masked_images, masked_texts [n, D]: the masked forms of the first n images and texts, n ≤ N.
+    `ppcl` computes that term as `ppcl_loss` does: those of `pairwise.py` spare memory, or join the
+    batches of several processes. All other terms are means over rows, so that of equal batches on
+    several processes the mean is that of the joint batch.
     """
     weights = LossWeights() if weights is None else weights
     scale = weights.inclusion_scale
     terms: dict[str, Tensor] = {}
     if weights.ppcl:
-        terms["ppcl"] = weights.ppcl * ppcl_loss(
+        terms["ppcl"] = weights.ppcl * ppcl(
             images, texts, logit_scale=logit_scale, logit_bias=logit_bias
         )
     if weights.image_in_text:

@@ -14,12 +14,14 @@ Where they depart from the mathematics (`losses.py`), for one process:
 | VIB, skip | a KL above 1e4 is replaced by 0 | never |
 
 On W processes the released code counts VIB and every inclusion term W times, against texts of
-other processes; that is not reproduced here.
+other processes, and for an even W its PPCL takes one process's texts twice and another's never.
+That is not reproduced here: `pairwise.distributed_ppcl_loss` is exact, the rest are means.
 """  # noqa: E501 - a table row cannot be broken
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -104,15 +106,17 @@ def reference_total_loss(
     masked_texts: GaussianTensors | None = None,
     settings: ReferenceSettings | None = None,
     siglip_scale_and_shift: tuple[Tensor | float, Tensor | float] | None = None,
+    ppcl: Callable[..., Tensor] = ppcl_loss,
 ) -> dict[str, Tensor]:
     """All terms of one process's batch, weighted, under the released names, and their `total`.
 
-    masked_images, masked_texts [n, D]: masked forms of the first n images and texts.
+    masked_images, masked_texts [n, D]: masked forms of the first n images and texts. `ppcl`
+    computes that term, as in `losses.total_loss`.
     """
     settings = ReferenceSettings() if settings is None else settings
     terms = {
         "ppcl": settings.ppcl_lambda
-        * ppcl_loss(images, texts, logit_scale=logit_scale, logit_bias=logit_bias),
+        * ppcl(images, texts, logit_scale=logit_scale, logit_bias=logit_bias),
         "inclusion": settings.inclusion_alpha * _inclusion(images, texts, settings),
         "vib": settings.vib_beta
         * _skipped_beyond(reference_kl(images) + reference_kl(texts), LARGEST_KL),
