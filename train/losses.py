@@ -7,8 +7,8 @@ the variants of the released ProLIP code; where the two part, and by how much, i
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, fields
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from prolip_search.errors import ConfigError, TrainingError
 __all__ = [
     "GaussianTensors",
     "LossWeights",
+    "PairwiseLoss",
     "inclusion_loss",
     "ppcl_loss",
     "total_loss",
@@ -27,6 +28,19 @@ __all__ = [
 ]
 
 GaussianTensors = tuple[Tensor, Tensor]
+
+
+class PairwiseLoss(Protocol):
+    """PPCL over the pairs of a batch, however it is computed."""
+
+    def __call__(
+        self,
+        images: GaussianTensors,
+        texts: GaussianTensors,
+        *,
+        logit_scale: Tensor | float,
+        logit_bias: Tensor | float,
+    ) -> Tensor: ...
 
 
 def ppcl_loss(
@@ -110,14 +124,12 @@ def total_loss(
     masked_images: GaussianTensors | None = None,
     masked_texts: GaussianTensors | None = None,
     weights: LossWeights | None = None,
-    ppcl: Callable[..., Tensor] = ppcl_loss,
+    ppcl: PairwiseLoss = ppcl_loss,
 ) -> dict[str, Tensor]:
     """All terms of one batch of N pairs, already weighted, and their sum under `total`.
 
     masked_images, masked_texts [n, D]: the masked forms of the first n images and texts, n ≤ N.
-    `ppcl` computes that term as `ppcl_loss` does: those of `pairwise.py` spare memory, or join the
-    batches of several processes. All other terms are means over rows, so that of equal batches on
-    several processes the mean is that of the joint batch.
+    ppcl: another way to compute the same pairwise loss, in blocks say.
     """
     weights = LossWeights() if weights is None else weights
     scale = weights.inclusion_scale

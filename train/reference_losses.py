@@ -21,14 +21,13 @@ That is not reproduced here: `pairwise.distributed_ppcl_loss` is exact, the rest
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from prolip_search.train.losses import GaussianTensors, ppcl_loss
+from prolip_search.train.losses import GaussianTensors, PairwiseLoss, ppcl_loss
 
 __all__ = [
     "ReferenceSettings",
@@ -106,12 +105,12 @@ def reference_total_loss(
     masked_texts: GaussianTensors | None = None,
     settings: ReferenceSettings | None = None,
     siglip_scale_and_shift: tuple[Tensor | float, Tensor | float] | None = None,
-    ppcl: Callable[..., Tensor] = ppcl_loss,
+    ppcl: PairwiseLoss = ppcl_loss,
 ) -> dict[str, Tensor]:
     """All terms of one process's batch, weighted, under the released names, and their `total`.
 
-    masked_images, masked_texts [n, D]: masked forms of the first n images and texts. `ppcl`
-    computes that term, as in `losses.total_loss`.
+    masked_images, masked_texts [n, D]: masked forms of the first n images and texts. ppcl: another
+    way to compute the same pairwise loss.
     """
     settings = ReferenceSettings() if settings is None else settings
     terms = {
