@@ -1,0 +1,68 @@
+"""From the table [data] of a recipe to a loader."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from prolip_search.encoders.preprocessing import ImagePreprocessing
+from prolip_search.encoders.tokenizers import TextTokenizer
+from prolip_search.errors import ConfigError, TrainingDataError
+from prolip_search.train.datasets.captioned import open_captioned
+from prolip_search.train.datasets.config import DataConfig
+from prolip_search.train.datasets.loading import Loader
+from prolip_search.train.datasets.skips import Skipped
+from prolip_search.train.datasets.streams import RowStream, SampleStream
+
+__all__ = ["open_loader", "open_stream"]
+
+
+def open_loader(
+    config: DataConfig,
+    *,
+    batch_size: int,
+    seed: int,
+    preprocessing: ImagePreprocessing,
+    tokenizer: TextTokenizer,
+    rank: int = 0,
+    world: int = 1,
+    normalise: bool = True,
+) -> Loader:
+    """The loader of process `rank` of `world`; batch_size is this process's own.
+
+    Raises TrainingDataError for a path without data, ConfigError for a table that makes no sense.
+    """
+    stream, skipped = open_stream(config, seed=seed, rank=rank, world=world)
+    return Loader(
+        stream,
+        batch_size=batch_size,
+        preprocessing=preprocessing,
+        tokenizer=tokenizer,
+        augmentation=config.augmentation if config.augment else None,
+        n_threads=config.threads,
+        normalise=normalise,
+        skipped=skipped,
+    )
+
+
+def open_stream(
+    config: DataConfig, *, seed: int, rank: int = 0, world: int = 1
+) -> tuple[SampleStream, list[Skipped]]:
+    """The samples in their order, and what was found unusable already."""
+    if not config.paths:
+        raise TrainingDataError("No data was named; give --data a file, a folder or shards.")
+    if config.kind == "shards":
+        raise ConfigError("data.kind = shards is not there yet.")
+    sources = [
+        open_captioned(
+            Path(path),
+            split=config.split,
+            images=Path(config.images) if config.images else None,
+            image_key=config.image_key,
+            caption_key=config.caption_key,
+            restval=config.restval,
+        )
+        for path in config.paths
+    ]
+    skipped = [skip for source in sources for skip in source.skipped]
+    stream = RowStream(sources, seed=seed, rank=rank, world=world, weights=config.path_weights)
+    return stream, skipped
