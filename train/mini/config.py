@@ -9,11 +9,18 @@ from typing import Any
 from prolip_search.encoders.mini import HeadsConfig
 from prolip_search.errors import ConfigError
 from prolip_search.train.losses import LossWeights
-from prolip_search.train.tables import check_between, check_number, check_whole, refuse_unknown
+from prolip_search.train.tables import (
+    check_between,
+    check_choice,
+    check_number,
+    check_whole,
+    refuse_unknown,
+)
 
 __all__ = ["ClassWeights", "TrainConfig", "parse_config"]
 
 VIEWS = ("whole", "flipped", "crop")
+LOSSES = ("correct", "reference")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,7 +52,9 @@ class TrainConfig:
     logit_bias: decides whether negatives teach; near −log(negatives per positive). views: which
     views of each photo are drawn from. n_masks: how many masked forms of each view there are, each
     keeping `share_of_tokens_kept` of its tokens. ema_decay: of the averaged weights, which are
-    what is kept. warmup_share: of all steps, linear; a cosine to 0 follows.
+    what is kept. warmup_share: of all steps, linear; a cosine to 0 follows. losses: "correct"
+    weighs the terms of `losses.py` by `loss`; "reference" takes those of `reference_losses.py`
+    with the weights of the released pre-training, and of `loss` only `ppcl` has a say.
     """
 
     seed: int = 0
@@ -69,6 +78,7 @@ class TrainConfig:
     heads: HeadsConfig = field(default_factory=HeadsConfig)
     loss: LossWeights = field(default_factory=LossWeights)
     classes: ClassWeights = field(default_factory=ClassWeights)
+    losses: str = "correct"
 
     def __post_init__(self) -> None:
         for name, low in (
@@ -94,6 +104,7 @@ class TrainConfig:
             ("logit_bias", -1000, 1000),
         ):
             check_between(name, getattr(self, name), least, most)
+        check_choice("losses", self.losses, LOSSES)
         unknown = [view for view in self.views if view not in VIEWS]
         if not self.views or unknown or len(set(self.views)) < len(self.views):
             raise ConfigError(

@@ -23,11 +23,22 @@ from torch.nn.functional import cross_entropy, kl_div
 from prolip_search.distances import Arrays, csd
 from prolip_search.encoders.mini_towers import MiniHeads
 from prolip_search.errors import TrainingError
-from prolip_search.train.losses import GaussianTensors, inclusion_loss, ppcl_loss, vib_loss
+from prolip_search.train.losses import (
+    GaussianTensors,
+    LossWeights,
+    inclusion_loss,
+    ppcl_loss,
+    vib_loss,
+)
 from prolip_search.train.mini.checkpoint import read_checkpoint, write_checkpoint
 from prolip_search.train.mini.config import TrainConfig
 from prolip_search.train.mini.data import TextFeatures
 from prolip_search.train.mini.features import TrainingFeatures
+from prolip_search.train.reference_losses import (
+    ReferenceSettings,
+    reference_inclusion_loss,
+    reference_kl,
+)
 
 __all__ = ["Step", "TrainedHeads", "train_heads"]
 
@@ -175,7 +186,7 @@ def batch_losses(
     The members see the same batch and know nothing of each other: their losses are added.
     """
     n_photos, n_captions = len(photos), config.captions_per_photo
-    weights, classes = config.loss, config.classes
+    classes = config.classes
 
     # A view of each photo, and one of the view's masked forms
     views = torch.from_numpy(rng.integers(0, len(features.photos), n_photos))
@@ -206,17 +217,19 @@ def batch_losses(
         prompted = _match_logits(own, prompts[m], scale).log_softmax(dim=1)
         named = _match_logits(made_up[m], prompts[m], scale)
         answer = torch.arange(len(some))
-        inclusion = partial(inclusion_loss, scale=weights.inclusion_scale)
+        ppcl = ppcl_loss(own, text, logit_scale=scale, logit_bias=bias, positives=positives)
         # Shortened captions and masked images match too much to be matched: they only include.
+        included = (_rows(own, owner), text), (own, masked_images[m]), (text, short_texts[m])
         terms.append(
             {
-                "ppcl": weights.ppcl
+                "ppcl": (1 if config.losses == "reference" else config.loss.ppcl)
                 / n_captions
-                * ppcl_loss(own, text, logit_scale=scale, logit_bias=bias, positives=positives),
-                "image_in_text": weights.image_in_text * inclusion(_rows(own, owner), text),
-                "image_in_masked": weights.image_in_masked * inclusion(own, masked_images[m]),
-                "text_in_masked": weights.text_in_masked * inclusion(text, short_texts[m]),
-                "vib": weights.vib * (vib_loss(own) + vib_loss(text)),
+                * ppcl,
+                **(
+                    reference_terms(*included)
+                    if config.losses == "reference"
+                    else correct_terms(config.loss, *included)
+                ),
                 "class_distillation": classes.distillation
                 * kl_div(prompted, target, log_target=True, reduction="batchmean"),
                 "class_prototypes": classes.prototypes
@@ -225,6 +238,45 @@ def batch_losses(
             }
         )
     return {name: torch.stack([term[name] for term in terms]).sum() for name in terms[0]}
+
+
+Inclusion = tuple[GaussianTensors, GaussianTensors]  # row by row, the first inside the second
+
+
+def correct_terms(
+    weights: LossWeights,
+    image_in_text: Inclusion,
+    image_in_masked: Inclusion,
+    text_in_masked: Inclusion,
+) -> dict[str, Tensor]:
+    """Inclusion and VIB as the mathematics has them, weighted."""
+    inclusion = partial(inclusion_loss, scale=weights.inclusion_scale)
+    return {
+        "image_in_text": weights.image_in_text * inclusion(*image_in_text),
+        "image_in_masked": weights.image_in_masked * inclusion(*image_in_masked),
+        "text_in_masked": weights.text_in_masked * inclusion(*text_in_masked),
+        "vib": weights.vib * (vib_loss(image_in_masked[0]) + vib_loss(text_in_masked[0])),
+    }
+
+
+def reference_terms(
+    image_in_text: Inclusion, image_in_masked: Inclusion, text_in_masked: Inclusion
+) -> dict[str, Tensor]:
+    """The same terms by the released code, with the weights of its pre-training."""
+    released = ReferenceSettings()
+    inclusion = partial(
+        reference_inclusion_loss,
+        eps=released.inclusion_loss_eps,
+        scale=released.inclusion_loss_scale,
+    )
+    masked = released.inclusion_alpha_occ
+    kl = reference_kl(image_in_masked[0]) + reference_kl(text_in_masked[0])
+    return {
+        "image_in_text": released.inclusion_alpha * inclusion(*image_in_text),
+        "image_in_masked": masked * inclusion(*image_in_masked),
+        "text_in_masked": masked * inclusion(*text_in_masked),
+        "vib": released.vib_beta * kl,
+    }
 
 
 def encode_texts(heads: MiniHeads, features: TextFeatures, rows: Tensor) -> list[GaussianTensors]:

@@ -50,6 +50,21 @@ def test_training_lowers_the_loss_and_logs_every_step(tmp_path: Path) -> None:
     assert all(line["ppcl"] > 0 for line in logged(tmp_path))
 
 
+def test_the_released_losses_are_those_of_their_module(tmp_path: Path) -> None:
+    config = replace(SMALL, epochs=1, losses="reference", dropout=0.0, input_dropout=0.0)
+    train_heads(config, random_features(config), small_heads(config), tmp_path / "released")
+    train_heads(
+        replace(config, losses="correct"),
+        random_features(config),
+        small_heads(config),
+        tmp_path / "correct",
+    )
+    released, correct = logged(tmp_path / "released")[0], logged(tmp_path / "correct")[0]
+    assert released["ppcl"] == correct["ppcl"]  # the same batch, weights and formula
+    for term in ("image_in_text", "image_in_masked", "text_in_masked", "vib"):
+        assert 0 < released[term] < correct[term] / 2
+
+
 def test_a_killed_run_resumes_with_the_same_losses_to_the_bit(tmp_path: Path) -> None:
     config = replace(SMALL, epochs=6)
     root = Path(__file__).parents[3]
