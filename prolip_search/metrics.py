@@ -240,7 +240,8 @@ def bootstrap_interval(
     _, group = np.unique(np.asarray(groups), return_inverse=True)
     if group.size == 0:
         raise ValueError("A bootstrap needs at least one row.")
-    order, count = np.argsort(group, kind="stable"), np.bincount(group)
+    order = np.argsort(group, kind="stable")
+    count = np.bincount(group)
     first = np.cumsum(count) - count  # where in `order` the rows of a group begin
     rng = np.random.default_rng(seed)
 
@@ -248,7 +249,8 @@ def bootstrap_interval(
         drawn = rng.integers(0, len(count), len(count))
         n_rows = count[drawn]
         shift = first[drawn] - (np.cumsum(n_rows) - n_rows)
-        return order[np.repeat(shift, n_rows) + np.arange(n_rows.sum())]
+        rows: NDArray[np.int64] = order[np.repeat(shift, n_rows) + np.arange(n_rows.sum())]
+        return rows
 
     draws = [statistic(draw()) for _ in range(n_resamples)]
     values = np.array([value for value in draws if not math.isnan(value)])
