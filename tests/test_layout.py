@@ -27,7 +27,7 @@ LAYERS = (
     {"queries", "answering", "descriptions"},
     {"indexes", "encoders", "images", "changes", "results", "testing", "calibration_report"},
     {"confidence"},
-    {"distances", "metrics", "files", "exif", "streams"},
+    {"distances", "metrics", "rankings", "files", "exif", "streams"},
     {"gaussians", "ignoring", "timings"},
     {"errors"},
 )

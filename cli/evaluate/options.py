@@ -13,6 +13,7 @@ from prolip_search.cli.options import Json, Runtime
 from prolip_search.cli.terminal import note
 
 if TYPE_CHECKING:
+    from prolip_search.train.datasets.skips import Skipped
     from prolip_search.train.evaluation.report import Report
 
 __all__ = ["Cache", "Captioned", "EncoderName", "Images", "Json", "Out", "Runtime", "Split",
@@ -115,12 +116,12 @@ def print_report(report: Report, out: Path, as_json: bool) -> None:
         note(f"wrote {file}")
 
 
-def print_skipped(skipped: Sequence[tuple[str, str]]) -> None:
+def print_skipped(skipped: Sequence[Skipped]) -> None:
     """How many images were left out, and why the first few."""
     if not skipped:
         return
-    note(f"{len(skipped):,} images were left out:")
-    for _, reason in skipped[:N_SKIPPED_SHOWN]:
-        note(f"  {reason}")
+    note(f"{len(skipped):,} left out:")
+    for one in skipped[:N_SKIPPED_SHOWN]:
+        note(f"  {one.key}: {one.reason}{one.detail and f' ({one.detail})'}")
     if len(skipped) > N_SKIPPED_SHOWN:
         note(f"  … and {len(skipped) - N_SKIPPED_SHOWN:,} more, listed in report.json")

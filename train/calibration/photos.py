@@ -74,7 +74,7 @@ def read_photos(
 
     encoded = encode_images(encoder, ids, images, cache, progress, f"photos of {source.name}")
     if encoded.skipped:
-        raise TrainingDataError(encoded.skipped[0][1])
+        raise TrainingDataError(encoded.skipped[0].detail)
     return Photos(ids, captions, encoded.gaussians)
 
 

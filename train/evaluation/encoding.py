@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -15,45 +14,37 @@ from PIL import Image
 from prolip_search.encoders.protocol import Encoder
 from prolip_search.errors import TrainingDataError
 from prolip_search.gaussians import Gaussians
+from prolip_search.train.datasets.captioned import CaptionedImages
+from prolip_search.train.datasets.skips import Skipped
 
 Progress = Callable[[str, int, int], None]  # what, done, total
 
+UNREADABLE = "unreadable image"
 N_IMAGES_PER_BATCH = 32
 N_TEXTS_PER_BATCH = 128
 # The cache has a file for so many inputs: what an interruption costs at most.
 N_PER_FILE = 2048
 
 
-class Captioned(Protocol):
-    """N images with captions: what `train.datasets.captioned` opens."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def ids(self) -> Sequence[str]: ...
-    @property
-    def captions(self) -> Sequence[Sequence[str]]: ...
-    def image(self, row: int) -> Image.Image: ...
-
-
 @dataclass(frozen=True, eq=False)
 class EncodedImages:
     """Gaussians [M, D] of the images that could be read.
 
-    rows [M]: which of the given images they are. skipped: (id, reason) of all others.
+    rows [M]: which of the given images they are. skipped: all others, with the reason.
     """
 
     rows: npt.NDArray[np.int64]
     gaussians: Gaussians
-    skipped: Sequence[tuple[str, str]] = ()
+    skipped: Sequence[Skipped] = ()
 
 
 @dataclass(frozen=True, eq=False)
 class EncodedPairs:
     """N images [N, D] and the T captions [T, D] that describe them.
 
-    owners [T]: the row of the image that each caption was written for. skipped: (id, reason) of
-    images that could not be read; their captions are left out with them.
+    owners [T]: the row of the image that each caption was written for. caption_ids [T]: the data
+    set's own numbers of the captions, where it has them. skipped: images that could not be used;
+    their captions are left out with them.
     """
 
     name: str
@@ -62,7 +53,8 @@ class EncodedPairs:
     captions: Sequence[str]
     texts: Gaussians
     owners: npt.NDArray[np.int64]
-    skipped: Sequence[tuple[str, str]] = field(default_factory=tuple)
+    caption_ids: npt.NDArray[np.int64] | None = None
+    skipped: Sequence[Skipped] = ()
 
 
 def silent(what: str, done: int, total: int) -> None:
@@ -70,19 +62,27 @@ def silent(what: str, done: int, total: int) -> None:
 
 
 def encode_captioned(
-    data: Captioned, encoder: Encoder, cache: Path | None = None, progress: Progress = silent
+    data: CaptionedImages, encoder: Encoder, cache: Path | None = None, progress: Progress = silent
 ) -> EncodedPairs:
     """All images and captions of a data set.
 
     Raises TrainingDataError when no image can be read or none has a caption.
     """
     encoded = encode_images(
-        encoder, data.ids, data.image, cache, progress, f"images of {data.name}"
+        encoder,
+        data.ids,
+        lambda row: data.image(row, min_side=encoder.image_size),
+        cache,
+        progress,
+        f"images of {data.name}",
     )
-    captions = [list(data.captions[row]) for row in encoded.rows]
+    captions = [data.captions[row] for row in encoded.rows]
     texts = [text for some in captions for text in some]
     if not texts:
         raise TrainingDataError(f"{data.name} has no captions.")
+    ids = None
+    if data.caption_ids is not None:
+        ids = np.array([i for row in encoded.rows for i in data.caption_ids[row]], dtype=np.int64)
     return EncodedPairs(
         name=data.name,
         ids=[data.ids[row] for row in encoded.rows],
@@ -90,7 +90,8 @@ def encode_captioned(
         captions=texts,
         texts=encode_texts(encoder, texts, cache, progress, f"captions of {data.name}"),
         owners=np.repeat(np.arange(len(captions)), [len(some) for some in captions]),
-        skipped=encoded.skipped,
+        caption_ids=ids,
+        skipped=[*data.skipped, *encoded.skipped],
     )
 
 
@@ -148,7 +149,7 @@ def encode_images(
     skipped = [one for part in parts for one in part.skipped]
     read = [part for part in parts if len(part.rows)]
     if not read:
-        reason = f" {skipped[0][1]}" if skipped else ""
+        reason = f" {skipped[0].detail}" if skipped else ""
         raise TrainingDataError(f"None of {len(ids)} images can be read.{reason}")
     return EncodedImages(
         np.concatenate([part.rows for part in read]),
@@ -167,7 +168,7 @@ def _encode_run(
 ) -> EncodedImages:
     kept: list[int] = []
     batches: list[Gaussians] = []
-    skipped: list[tuple[str, str]] = []
+    skipped: list[Skipped] = []
     for batch in _runs(len(run), N_IMAGES_PER_BATCH):
         progress(what, run[batch.start], len(ids))
         pixels = []
@@ -176,7 +177,7 @@ def _encode_run(
                 pixels.append(image(row))
                 kept.append(row)
             except TrainingDataError as error:
-                skipped.append((ids[row], str(error)))
+                skipped.append(Skipped(ids[row], UNREADABLE, str(error)))
         if pixels:
             batches.append(encoder.encode_images(pixels))
     none = np.empty((0, encoder.dim), dtype=np.float32)
@@ -208,7 +209,7 @@ def _cached(
             return EncodedImages(
                 kept["rows"],
                 Gaussians(kept["mean"], kept["log_variance"]),
-                [(str(name), str(reason)) for name, reason in kept["skipped"]],
+                [Skipped(str(name), UNREADABLE, str(why)) for name, why in kept["skipped"]],
             )
     encoded = encode()
     _keep(encoded, file)
@@ -225,7 +226,9 @@ def _keep(encoded: EncodedImages, file: Path) -> None:
                 rows=encoded.rows,
                 mean=encoded.gaussians.mean,
                 log_variance=encoded.gaussians.log_variance,
-                skipped=np.array(encoded.skipped, dtype=np.str_).reshape(-1, 2),
+                skipped=np.array(
+                    [(one.key, one.detail) for one in encoded.skipped], dtype=np.str_
+                ).reshape(-1, 2),
             )
         unfinished.replace(file)
     except OSError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,8 @@ from PIL import Image
 
 from prolip_search.errors import TrainingDataError
 from prolip_search.testing import FakeEncoder
+from prolip_search.train.datasets.captioned import CaptionedImages
+from prolip_search.train.datasets.skips import Skipped
 from prolip_search.train.evaluation import encoding
 from prolip_search.train.evaluation.encoding import encode_captioned, encode_images, encode_texts
 
@@ -20,21 +23,38 @@ COLOURS = ("red", "green", "blue", "yellow", "white", "black", "orange")
 
 @dataclass(frozen=True)
 class Colours:
-    """Images of one colour, each with as many captions as its number; some cannot be read."""
+    """The bytes of pictures of one colour each, for a data set; some are no pictures."""
 
-    ids: Sequence[str] = COLOURS
+    names: Sequence[str]
     broken: Sequence[str] = ()
     shade: int = 0
-    name: str = "colours"
 
-    @property
-    def captions(self) -> Sequence[Sequence[str]]:
-        return [[f"{name} number {i}" for i in range(row)] for row, name in enumerate(self.ids)]
+    def __len__(self) -> int:
+        return len(self.names)
 
-    def image(self, row: int) -> Image.Image:
-        if self.ids[row] in self.broken:
-            raise TrainingDataError(f"The image {self.ids[row]} cannot be decoded.")
-        return Image.new("RGB", (8, 8), self.ids[row]).point(lambda v: max(0, v - self.shade))
+    def __getitem__(self, row: int) -> bytes:
+        if self.names[row] in self.broken:
+            return b"no picture"
+        picture = Image.new("RGB", (8, 8), self.names[row]).point(lambda v: max(0, v - self.shade))
+        file = io.BytesIO()
+        picture.save(file, "PNG")
+        return file.getvalue()
+
+
+def colours(
+    names: Sequence[str] = COLOURS, broken: Sequence[str] = (), shade: int = 0
+) -> CaptionedImages:
+    """Each with as many captions as its number; captions are numbered from 100."""
+    captions = [[f"{name} number {i}" for i in range(row)] for row, name in enumerate(names)]
+    ids = iter(range(100, 200))
+    return CaptionedImages(
+        name="colours",
+        ids=list(names),
+        captions=captions,
+        images=Colours(names, broken, shade),
+        caption_ids=[[next(ids) for _ in some] for some in captions],
+        skipped=(Skipped("pink", "no caption"),),
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -46,7 +66,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_rows_come_in_order_whatever_the_batches() -> None:
-    data, encoder = Colours(), FakeEncoder()
+    data, encoder = colours(), FakeEncoder()
     pairs = encode_captioned(data, encoder)
     expected = encoder.encode_images([data.image(row) for row in range(7)])
     assert np.array_equal(pairs.images.mean, expected.mean)
@@ -62,18 +82,20 @@ def test_an_unreadable_image_is_listed_and_its_captions_left_out(
     broken = ("red", "green", "blue", "white")  # one whole file, and one of another
     for _ in range(2):
         pairs = encode_captioned(
-            Colours(broken=broken), FakeEncoder(), tmp_path if cached else None
+            colours(broken=broken), FakeEncoder(), tmp_path if cached else None
         )
         assert pairs.ids == ["yellow", "black", "orange"]
         assert len(pairs.captions) == 3 + 5 + 6
-        assert [name for name, _ in pairs.skipped] == list(broken)
-        assert "green cannot be decoded" in pairs.skipped[1][1]
+        assert [one.key for one in pairs.skipped] == ["pink", *broken]
+        assert "(green) of colours cannot be decoded" in pairs.skipped[2].detail
+        assert pairs.caption_ids is not None
+        assert pairs.caption_ids[:4].tolist() == [103, 104, 105, 110]
 
 
 def test_nothing_is_encoded_twice(tmp_path: Path) -> None:
-    first = encode_captioned(Colours(), FakeEncoder(), tmp_path)
+    first = encode_captioned(colours(), FakeEncoder(), tmp_path)
     again = FakeEncoder()
-    second = encode_captioned(Colours(), again, tmp_path)
+    second = encode_captioned(colours(), again, tmp_path)
     assert (again.n_images_encoded, again.n_texts_encoded) == (0, 0)
     assert np.array_equal(first.texts.log_variance, second.texts.log_variance)
 
@@ -84,7 +106,7 @@ def test_what_was_done_before_an_interruption_is_kept(tmp_path: Path) -> None:
             raise KeyboardInterrupt
 
     first, again = FakeEncoder(), FakeEncoder()
-    data = Colours()
+    data = colours()
     with pytest.raises(KeyboardInterrupt):
         encode_images(first, data.ids, data.image, tmp_path, stop)
     encode_images(again, data.ids, data.image, tmp_path)
@@ -92,9 +114,9 @@ def test_what_was_done_before_an_interruption_is_kept(tmp_path: Path) -> None:
 
 
 def test_other_images_under_the_same_ids_are_not_taken_for_the_first(tmp_path: Path) -> None:
-    encode_captioned(Colours(), FakeEncoder(), tmp_path)
+    encode_captioned(colours(), FakeEncoder(), tmp_path)
     again = FakeEncoder()
-    encode_captioned(Colours(shade=40), again, tmp_path)
+    encode_captioned(colours(shade=40), again, tmp_path)
     assert again.n_images_encoded > 0
 
 
@@ -107,7 +129,7 @@ def test_the_cache_is_of_one_encoder(tmp_path: Path) -> None:
 
 def test_progress_goes_from_none_to_all() -> None:
     told: list[tuple[str, int, int]] = []
-    encode_captioned(Colours(), FakeEncoder(), progress=lambda *args: told.append(args))
+    encode_captioned(colours(), FakeEncoder(), progress=lambda *args: told.append(args))
     images = [done for what, done, total in told if what == "images of colours"]
     assert images == sorted(images)
     assert (images[0], images[-1]) == (0, 7)
@@ -116,10 +138,12 @@ def test_progress_goes_from_none_to_all() -> None:
 
 def test_what_cannot_be_evaluated_is_said(tmp_path: Path) -> None:
     encoder = FakeEncoder()
-    with pytest.raises(TrainingDataError, match=r"None of 7 images can be read.*red cannot be"):
-        encode_captioned(Colours(broken=COLOURS), encoder)
+    with pytest.raises(
+        TrainingDataError, match=r"None of 7 images can be read.*red. of colours cannot be"
+    ):
+        encode_captioned(colours(broken=COLOURS), encoder)
     with pytest.raises(TrainingDataError, match="colours has no captions"):
-        encode_captioned(Colours(ids=["red"]), encoder)
+        encode_captioned(colours(["red"]), encoder)
     with pytest.raises(TrainingDataError, match="no texts"):
         encode_texts(encoder, [])
     (tmp_path / "file").write_text("")
