@@ -16,6 +16,7 @@ import numpy.typing as npt
 from numpy.typing import ArrayLike
 
 from prolip_search.metrics import bootstrap_interval
+from prolip_search.train.evaluation.intervals import clustered_means
 
 __all__ = ["Estimate", "estimate", "mean_estimate"]
 
@@ -66,10 +67,7 @@ def mean_estimate(values: ArrayLike, groups: ArrayLike | None = None, *, seed: i
     numbers = np.asarray(values, dtype=np.float64)
     if numbers.size == 0:
         return Estimate(NOT_A_NUMBER, NOT_A_NUMBER, NOT_A_NUMBER)
-    owner = np.arange(len(numbers)) if groups is None else np.asarray(groups)
-    _, group = np.unique(owner, return_inverse=True)
-    total, count = np.bincount(group, weights=numbers), np.bincount(group)
-    rng = np.random.default_rng(seed)
-    drawn = rng.multinomial(len(count), np.full(len(count), 1 / len(count)), N_RESAMPLES)
-    low, high = np.quantile((drawn @ total) / (drawn @ count), (0.025, 0.975))
-    return Estimate(float(numbers.mean()), float(low), float(high))
+    owner = np.arange(len(numbers)) if groups is None else groups
+    means = clustered_means(numbers[:, None], owner, n_resamples=N_RESAMPLES, seed=seed)
+    low, high = means.interval()
+    return Estimate(float(means.value[0]), float(low[0]), float(high[0]))
