@@ -42,6 +42,7 @@ from prolip_search.train.evaluation.uncertainty import (
     inclusion_share,
     length_correlation,
 )
+from prolip_search.train.feature_cache import cache_key
 from prolip_search.train.masking import (
     every_other_word,
     first_half,
@@ -54,7 +55,6 @@ from prolip_search.train.mini.data import (
     PhotoBlocks,
     Split,
     TextFeatures,
-    cache_key,
     photo_blocks,
     read_split,
     split_key,

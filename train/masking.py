@@ -6,6 +6,8 @@ are for measuring only: what holds for them as well was not merely learned by he
 
 from __future__ import annotations
 
+import zlib
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -49,6 +51,30 @@ def neighbouring_words(text: str, rng: np.random.Generator) -> str:
     n_kept = min(int(rng.integers(1, MOST_NEIGHBOURING_WORDS + 1)), max(1, len(words) - 1))
     start = int(rng.integers(0, len(words) - n_kept + 1))
     return " ".join(words[start : start + n_kept])
+
+
+SHORTENINGS = (random_words, neighbouring_words, random_words, neighbouring_words)
+N_SHORTENINGS = len(SHORTENINGS)
+
+
+def shortened_caption(text: str, number: int) -> str:
+    """One of the shortened forms that are trained on, `number` of N_SHORTENINGS.
+
+    Seeded by the text, not by the run: all seeds share one cache, as they share the frozen trunks.
+    """
+    rng = np.random.default_rng([zlib.crc32(text.encode()), number])
+    return stop_or_not(SHORTENINGS[number](text, rng), text, number + 1)
+
+
+def stop_or_not(short: str, text: str | None = None, number: int = 0) -> str:
+    """`short`, with or without the stop of `text`, by the toss of a coin that stays the same.
+
+    Half of all captions and of all shortened ones lose their full stop: queries have none, and it
+    must not be what tells a whole caption from a shortened one.
+    """
+    text = short if text is None else text
+    bare = without_stop(short) or short
+    return bare if zlib.crc32(f"{number} {text}".encode()) & 64 else with_stop_of(bare, text)
 
 
 def every_other_word(text: str) -> str:

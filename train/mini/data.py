@@ -2,8 +2,7 @@
 
 A split is one Parquet file with the columns `id`, `captions` (a list of texts) and `image` (the
 bytes of a photo). The trunks never change, so each photo and caption goes through them once:
-`cache_features` keeps what comes out in blocks, each written whole and then renamed, and an
-interrupted caching goes on with the first block that is missing.
+what comes out is kept in blocks (`feature_cache.py`).
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -23,11 +22,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from PIL import Image
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from prolip_search.errors import TrainingDataError
+from prolip_search.train.feature_cache import Progress, cache_key, cached_blocks
 
 COLUMNS = ("id", "captions", "image")
 N_PHOTOS_PER_BLOCK = 512  # 102 MB of features: little is lost when a block is interrupted
@@ -36,8 +34,6 @@ N_PHOTOS_PER_PASS = 32
 N_TEXTS_PER_PASS = 128
 CROP_AREA = (0.5, 0.9)  # of the photo's
 CROP_LOG_RATIO = (-0.15, 0.15)
-
-Progress = Callable[[str, int, int], None]  # what, done, total
 
 
 class Trunks(Protocol):
@@ -155,7 +151,7 @@ def photo_blocks(
 
     what = f"{split.name} photos, {view}"
     read = partial(
-        _cached_blocks,
+        cached_blocks,
         folder / f"{split.name}-photos-{view}",
         len(split),
         N_PHOTOS_PER_BLOCK,
@@ -206,7 +202,7 @@ def text_features(
         }
 
     blocks = list(
-        _cached_blocks(
+        cached_blocks(
             folder / f"{what.replace(' ', '-')}-{cache_key(*texts)[:8]}",
             len(texts),
             N_TEXTS_PER_BLOCK,
@@ -225,11 +221,6 @@ def batches(n_rows: int, n_per_batch: int = 1000) -> Iterator[Tensor]:
         yield torch.arange(start, min(start + n_per_batch, n_rows))
 
 
-def cache_key(*parts: Any) -> str:
-    """Sixteen digits that change whenever anything the features depend on does."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
-
-
 def split_key(split: Split) -> str:
     """A digest of a split's photos and captions."""
     digest = hashlib.sha256(json.dumps([split.ids, split.captions]).encode())
@@ -238,31 +229,3 @@ def split_key(split: Split) -> str:
             if buffer is not None:
                 digest.update(buffer)
     return digest.hexdigest()
-
-
-def _cached_blocks(
-    folder: Path,
-    n_rows: int,
-    n_per_block: int,
-    encode: Callable[[range], dict[str, Tensor]],
-    progress: Callable[[int], None],
-) -> Iterator[dict[str, Tensor]]:
-    folder.mkdir(parents=True, exist_ok=True)
-    for start in range(0, n_rows, n_per_block):
-        rows = range(start, min(start + n_per_block, n_rows))
-        path = folder / f"{start:07d}.safetensors"
-        block = _read_block(path)
-        if block is None:
-            block = encode(rows)
-            unfinished = path.with_suffix(".part")
-            save_file(block, unfinished)
-            unfinished.replace(path)
-        progress(rows.stop)
-        yield block
-
-
-def _read_block(path: Path) -> dict[str, Tensor] | None:
-    try:
-        return load_file(path)
-    except (FileNotFoundError, SafetensorError):  # missing or damaged: made anew
-        return None

@@ -6,31 +6,23 @@ the heads read: projected tokens, the mean token, and a few masked forms of each
 
 from __future__ import annotations
 
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from prolip_search.encoders.mini_towers import EPS, MiniHeads, mean_token
-from prolip_search.train.masking import (
-    neighbouring_words,
-    random_words,
-    with_stop_of,
-    without_stop,
-)
+from prolip_search.train.feature_cache import Progress, cache_key
+from prolip_search.train.masking import N_SHORTENINGS, shortened_caption, stop_or_not
 from prolip_search.train.mini.config import TrainConfig
 from prolip_search.train.mini.data import (
     PhotoBlocks,
-    Progress,
     Split,
     TextFeatures,
     Trunks,
     batches,
-    cache_key,
     photo_blocks,
     split_key,
     text_features,
@@ -38,7 +30,6 @@ from prolip_search.train.mini.data import (
 
 __all__ = ["PhotoFeatures", "TrainingFeatures", "fit_statistics", "prepare_features"]
 
-SHORTENINGS = (random_words, neighbouring_words, random_words, neighbouring_words)
 N_PHOTOS_FOR_STATISTICS = 900
 CLASS_PROMPT = "a photo of a {}"
 # A made-up photo of a class: the mean photo, moved along the classifier's row by so many
@@ -88,18 +79,12 @@ def prepare_features(
     """The features of a split, from the cache where it has them, and the heads' statistics set."""
     folder = folder / cache_key(trunks.fingerprint, split_key(split))
     blocks = {view: photo_blocks(split, view, trunks, folder, progress) for view in config.views}
-    # Half of all captions and of all shortened ones lose their full stop: queries have none, and
-    # it must not be what tells a whole caption from a shortened one.
     whole = [caption for captions in split.captions for caption in captions]
-    texts = [_stop_or_not(text, text, 0) for text in whole]
+    texts = [stop_or_not(text) for text in whole]
     captions = text_features(texts, f"{split.name} captions", trunks, folder, progress)
     shortened = []
-    for number, shorten in enumerate(SHORTENINGS):
-        # Seeded by the text, not by the run: all seeds share one cache, as they share the trunks.
-        some = [
-            _stop_or_not(shorten(text, _generator(text, number)), text, number + 1)
-            for text in whole
-        ]
+    for number in range(N_SHORTENINGS):
+        some = [shortened_caption(text, number) for text in whole]
         what = f"{split.name} shortened captions {number + 1}"
         shortened.append(text_features(some, what, trunks, folder, progress))
     prompts = [CLASS_PROMPT.format(name) for name in class_names]
@@ -201,13 +186,3 @@ def _sentence_vectors(texts: TextFeatures) -> Tensor:
     """MiniLM's sentence vectors [T, 384]."""
     parts = [mean_token(*texts.batch(rows)) for rows in batches(len(texts))]
     return normalize(torch.cat(parts), dim=1)
-
-
-def _stop_or_not(short: str, text: str, number: int) -> str:
-    """`short`, with or without the stop of `text`, by the toss of a coin that stays the same."""
-    bare = without_stop(short) or short
-    return bare if zlib.crc32(f"{number} {text}".encode()) & 64 else with_stop_of(bare, text)
-
-
-def _generator(text: str, number: int) -> np.random.Generator:
-    return np.random.default_rng([zlib.crc32(text.encode()), number])

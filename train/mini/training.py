@@ -20,15 +20,14 @@ from prolip_search.encoders.mini_towers import MiniHeads, combine, load_heads
 from prolip_search.errors import TrainingError
 from prolip_search.gaussians import Gaussians
 from prolip_search.train.evaluation.recalls import Recalls, retrieval
+from prolip_search.train.feature_cache import Progress, cache_key
 from prolip_search.train.mini.config import TrainConfig
 from prolip_search.train.mini.data import (
     PhotoBlocks,
-    Progress,
     Split,
     TextFeatures,
     Trunks,
     batches,
-    cache_key,
     photo_blocks,
     read_split,
     split_key,

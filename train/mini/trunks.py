@@ -33,7 +33,7 @@ from prolip_search.encoders.mini_towers import (
     text_tokens,
 )
 from prolip_search.errors import ExportError
-from prolip_search.train.mini.data import cache_key
+from prolip_search.train.feature_cache import cache_key
 
 __all__ = ["MiniTrunks"]
 
