@@ -42,7 +42,7 @@ def load_encoder(
     revision: str | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> TowerEncoder:
-    """An encoder by name: `mini` (bundled), a folder in the released layout, or a hub id.
+    """An encoder by name: `mini` (bundled), a folder (released layout or adapter), or a hub id.
 
     runtime: "onnx" runs on the CPU, from graphs that are exported once (with a message to
     `progress`, or to the log); "torch" on a GPU where there is one; "auto" is onnx, and torch for
@@ -79,7 +79,11 @@ def encoder_parts(name_or_path: str | Path = MINI, *, revision: str | None = Non
     folder = Path(name_or_path).expanduser()
     if name and folder.is_dir():
         _refuse_revision(revision, "a local folder")
+        from prolip_search.encoders.adapter import adapter_parts, is_adapter
         from prolip_search.encoders.checkpoint import ReleasedFolder
+
+        if is_adapter(folder):
+            return adapter_parts(folder, name)
 
         return _released_parts(name, None, ReleasedFolder.open(folder))
     from prolip_search.encoders.hub import fetch_released, looks_like_hub_id, name_hint

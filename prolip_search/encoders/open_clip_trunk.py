@@ -9,6 +9,7 @@ Three ways to name one, each with its weights as safetensors, since nothing here
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from copy import deepcopy
@@ -62,7 +63,13 @@ class OpenClipModel:
         """D, of its embeddings."""
         return int(self.config["embed_dim"])
 
-    def build(self) -> nn.Module:
+    @property
+    def sha256(self) -> str:
+        """Of the weights; reads the whole file."""
+        with self.weights.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    def build(self) -> Any:
         """The torch module with its weights, in evaluation mode. Raises CheckpointError."""
         return build_open_clip(self.config, self.weights)
 
@@ -95,7 +102,7 @@ def find_open_clip(architecture: str, weights: str | Path | None = None) -> Open
     )
 
 
-def build_open_clip(config: Mapping[str, Any], weights: Path) -> nn.Module:
+def build_open_clip(config: Mapping[str, Any], weights: Path) -> Any:
     """A module from open_clip's model_cfg and a safetensors file, read strictly.
 
     Raises EncoderNotFound for a missing file, CheckpointError for weights that do not fit.
