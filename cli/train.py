@@ -7,12 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from prolip_search.cli.terminal import note
+
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
     from prolip_search.train.mini.config import TrainConfig
     from prolip_search.train.mini.loop import Step
     from prolip_search.train.mini.training import TrainingResult
+    from prolip_search.train.towers.config import TowersConfig
+    from prolip_search.train.towers.loop import Step as TowersStep
 
 
 def train(
@@ -22,11 +26,19 @@ def train(
     data: Annotated[
         Path,
         typer.Option(
-            help="Captioned photos. For mini a folder with train.parquet and val.parquet "
-            "(columns id, captions, image).",
+            help="Captioned photos: a Parquet, CSV, JSON or JSON-lines file, shards, or a folder "
+            "with train.parquet and val.parquet (columns id, captions, image).",
             show_default=False,
         ),
     ],
+    val: Annotated[
+        Path | None,
+        typer.Option(
+            help="Captioned photos to measure retrieval on; val.parquet beside the training data "
+            "if not given. Not for mini, which wants both in one folder.",
+            show_default=False,
+        ),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -74,6 +86,8 @@ def train(
     out = out or Path(f"{Path(recipe).stem}-trained")
     if isinstance(config, MiniConfig):
         _train_mini(config, data, out, resume=resume == "auto", features=features)
+    else:
+        _train_towers(config, data, val, out, resume=resume == "auto")
 
 
 def _train_mini(
@@ -92,6 +106,23 @@ def _train_mini(
             report=bars.report,
         )
     _print_result(result)
+
+
+def _train_towers(
+    config: TowersConfig, data: Path, val: Path | None, out: Path, *, resume: bool
+) -> None:
+    from prolip_search.train.towers.training import train_prolip, with_data
+
+    config, val = with_data(config, data, val)
+    with _Bars() as bars:
+        result = train_prolip(
+            config, out, val=val, resume=resume, report=bars.report, note=bars.note
+        )
+    if result.skipped.count:
+        note(str(result.skipped))
+    for name, value in result.val.items():
+        print(f"val {name}: {value:.4g}")
+    print(f"config.json, model.safetensors and tokenizer.json are in {result.folder}")
 
 
 class _Bars:
@@ -129,13 +160,17 @@ class _Bars:
         """So many of the rows of one kind have gone through the frozen networks."""
         self._bars.update(self._task(what, total), completed=done)
 
-    def report(self, step: Step) -> None:
+    def report(self, step: Step | TowersStep) -> None:
         """One training step is done."""
         self._bars.update(
             self._task("training", step.n_steps),
             completed=step.step,
             description=f"training, loss {step.losses['total']:.3f}",
         )
+
+    def note(self, line: str) -> None:
+        """Something to know, above the bars."""
+        self._bars.console.print(line, markup=False, highlight=False)
 
     def _task(self, name: str, total: int) -> TaskID:
         if name not in self._tasks:

@@ -1,0 +1,116 @@
+"""From captioned images to an encoder's folder: what `prolip-search train` runs for towers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from prolip_search.encoders.preprocessing import ImagePreprocessing
+from prolip_search.encoders.prolip import ProLIP
+from prolip_search.images import quiet_pillow
+from prolip_search.train.datasets.captioned import open_captioned
+from prolip_search.train.datasets.opening import open_loader
+from prolip_search.train.datasets.skips import SkipReport
+from prolip_search.train.towers.config import TowersConfig
+from prolip_search.train.towers.export import export_released
+from prolip_search.train.towers.forms import masked_pairs
+from prolip_search.train.towers.loop import Step, train_towers
+from prolip_search.train.towers.processes import Processes
+from prolip_search.train.towers.validation import validation
+from prolip_search.train.towers.vocabulary import open_vocabulary
+
+__all__ = ["TowersResult", "train_prolip", "with_data"]
+
+
+@dataclass(frozen=True)
+class TowersResult:
+    """What a run gives: the encoder's folder, the last figures on val, and what was skipped."""
+
+    folder: Path
+    val: dict[str, float]
+    skipped: SkipReport
+
+
+def with_data(
+    config: TowersConfig, data: Path, val: Path | None = None
+) -> tuple[TowersConfig, Path | None]:
+    """A recipe told of its data, and where to measure.
+
+    In a folder with a file of the split "train" (train.parquet, train.csv, …) that is taken where
+    the recipe names no split, and its "val" for measuring, where there is one.
+    """
+    split = config.data.split
+    if data.is_dir() and split is None:
+        split = "train" if any(data.glob("train.*")) else None
+        val = val or next(iter(sorted(data.glob("val.*"))), None)
+    paths = replace(config.data, paths=(str(data),), split=split)
+    return replace(config, data=paths), val
+
+
+def train_prolip(
+    config: TowersConfig,
+    out: Path,
+    *,
+    val: Path | None = None,
+    resume: bool = False,
+    processes: Processes | None = None,
+    report: Callable[[Step], None] = lambda step: None,
+    note: Callable[[str], None] = lambda line: None,
+) -> TowersResult:
+    """Trains the towers of a recipe on `config.data` and exports them to `out/encoder`.
+
+    val: captioned images to measure retrieval on. report: told of each step. note: told, a line
+    each, where the weights began and what else a person should know. Raises TrainingDataError,
+    TrainingError, ConfigError, EncoderNotFound, CheckpointError.
+    """
+    processes = processes or Processes(config.execution.device)
+    held_out = None if val is None else open_captioned(val)
+    vocabulary = open_vocabulary(config, out, processes)
+    loader = open_loader(
+        config.data,
+        batch_size=config.batch_size // processes.world_size,
+        seed=config.seed,
+        preprocessing=ImagePreprocessing(size=config.model.vision.image_size),
+        tokenizer=vocabulary.tokenizer,
+        rank=processes.rank,
+        world=processes.world_size,
+    )
+    torch.manual_seed(config.seed)
+    model = ProLIP.from_config(vocabulary.model)
+    note(f"{vocabulary.model.n_parameters:,} parameters, {config.n_steps:,} steps")
+
+    measure = None if held_out is None else validation(held_out, vocabulary, processes)
+    with quiet_pillow():
+        train_towers(
+            config,
+            model,
+            loader,
+            masked_pairs(config.masking, vocabulary.masks, vocabulary.model.vision.n_patches),
+            out,
+            processes=processes,
+            resume=resume,
+            validate=measure,
+            report=report,
+        )
+    folder = out / "encoder"
+    figures = _last_line(out / "validation.jsonl")
+    if processes.is_main:
+        export_released(
+            model,
+            vocabulary.model,
+            folder,
+            tokenizer=vocabulary.file,
+            training={"recipe": config.to_json(), "val": figures},
+        )
+    processes.wait()
+    return TowersResult(folder, figures, loader.skipped)
+
+
+def _last_line(path: Path) -> dict[str, Any]:
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    return json.loads(lines[-1]) if lines else {}
