@@ -27,6 +27,7 @@ from prolip_search.train.tables import (
     from_table,
     to_table,
 )
+from prolip_search.train.towers.initial import SCRATCH
 
 __all__ = [
     "CheckpointConfig",
@@ -39,8 +40,6 @@ __all__ = [
     "parse_config",
     "released_source",
 ]
-
-SCRATCH = "scratch"
 DEFAULT_MODEL = "ViT-B-16-ProLIP"
 
 

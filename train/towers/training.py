@@ -19,6 +19,7 @@ from prolip_search.train.datasets.skips import SkipReport
 from prolip_search.train.towers.config import TowersConfig
 from prolip_search.train.towers.export import export_released
 from prolip_search.train.towers.forms import masked_pairs
+from prolip_search.train.towers.initial import initialise
 from prolip_search.train.towers.loop import Step, train_towers
 from prolip_search.train.towers.processes import Processes
 from prolip_search.train.towers.validation import validation
@@ -82,7 +83,10 @@ def train_prolip(
     )
     torch.manual_seed(config.seed)
     model = ProLIP.from_config(vocabulary.model)
-    note(f"{vocabulary.model.n_parameters:,} parameters, {config.n_steps:,} steps")
+    began = initialise(model, config.initial)
+    if processes.is_main:
+        for line in (*began.lines(), f"{model.config.n_parameters:,} parameters"):
+            note(line)
 
     measure = None if held_out is None else validation(held_out, vocabulary, processes)
     with quiet_pillow():
@@ -105,7 +109,11 @@ def train_prolip(
             vocabulary.model,
             folder,
             tokenizer=vocabulary.file,
-            training={"recipe": config.to_json(), "val": figures},
+            training={
+                "recipe": config.to_json(),
+                "initialisation": began.to_json(),
+                "val": figures,
+            },
         )
     processes.wait()
     return TowersResult(folder, figures, loader.skipped)

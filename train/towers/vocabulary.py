@@ -31,8 +31,9 @@ from prolip_search.errors import ConfigError, TrainingError
 from prolip_search.train.datasets.config import DataConfig
 from prolip_search.train.datasets.opening import open_stream
 from prolip_search.train.datasets.streams import Drawn
-from prolip_search.train.towers.config import SCRATCH, TowersConfig, released_source
+from prolip_search.train.towers.config import TowersConfig, released_source
 from prolip_search.train.towers.forms import MaskTokens
+from prolip_search.train.towers.initial import OPEN_CLIP, SCRATCH
 from prolip_search.train.towers.processes import Processes
 
 __all__ = ["Vocabulary", "captions_of", "open_vocabulary", "train_pieces"]
@@ -132,7 +133,7 @@ def _clip(model: ProLIPConfig) -> Vocabulary:
 
 def _named(config: TowersConfig) -> Path:
     """The tokenizer beside the weights that the run begins with, or the model's by its name."""
-    if config.initial != SCRATCH and not config.initial.startswith("open_clip:"):
+    if config.initial != SCRATCH and not config.initial.startswith(OPEN_CLIP):
         beside = released_source(config.initial).tokenizer
         if beside is not None:
             return beside

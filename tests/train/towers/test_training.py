@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +15,10 @@ from prolip_search.errors import ConfigError, TrainingDataError
 from prolip_search.train.datasets.captioned import open_captioned
 from prolip_search.train.evaluation.encoding import encode_captioned
 from prolip_search.train.evaluation.recalls import retrieval
+from prolip_search.train.towers.config import parse_config
 from prolip_search.train.towers.training import TowersResult, train_prolip, with_data
 from tests.train.mini.synthetic import write_split
-from tests.train.towers.tiny import tiny_config
+from tests.train.towers.tiny import RECIPE, tiny_config
 
 
 @pytest.fixture(scope="module")
@@ -67,17 +67,18 @@ def test_a_trained_encoder_can_be_trained_on(
     trained: TowersResult, data: Path, tmp_path: Path
 ) -> None:
     """Its own towers and its own vocabulary, by the name of its folder."""
-    given = {"initial": str(trained.folder), "model": {"preset": "initial"}}
-    base = tiny_config()
-    config = replace(
-        base,
-        initial=given["initial"],
-        model=ReleasedFolder.open(trained.folder).config,
-        tokenizer="named",
-    )
-    again = train_prolip(with_data(config, data)[0], tmp_path / "out")
+    recipe = {**RECIPE, "model": {"preset": "initial"}, "initial": str(trained.folder)}
+    notes: list[str] = []
+    config, _ = with_data(parse_config(recipe), data)
+    again = train_prolip(config, tmp_path / "out", note=notes.append)
+    assert f"towers start from {trained.folder}" in notes[0]
     first = (trained.folder / "tokenizer.json").read_bytes()
     assert (again.folder / "tokenizer.json").read_bytes() == first
+    losses = [
+        json.loads((folder.parent / "log.jsonl").read_text().splitlines()[0])["ppcl"]
+        for folder in (trained.folder, again.folder)
+    ]
+    assert losses[1] < losses[0]  # it begins where the other ended
 
 
 def test_data_that_is_not_there_is_one_clear_error(data: Path, tmp_path: Path) -> None:
