@@ -18,7 +18,8 @@ def positive_ranks(distances: ArrayLike, positives: Sequence[ArrayLike]) -> list
     """The ranks of each query's positives, ascending: Q arrays [R_q].
 
     distances [Q, N], smaller is closer; positives: for each query the R_q >= 1 different columns
-    that are right. Ties count against the positives, so that a constant distance earns nothing.
+    that are right, −1 for each right item that is not among the N: its rank is N + 1. Ties count
+    against the positives, so that a constant distance earns nothing.
     Raises ValueError for other shapes, and for a query without positives or with one twice.
     """
     values = np.asarray(distances)
@@ -28,14 +29,15 @@ def positive_ranks(distances: ArrayLike, positives: Sequence[ArrayLike]) -> list
 
 
 def _ranks(row: NDArray[np.floating], positives: NDArray[np.int64]) -> Ranks:
-    if positives.size == 0 or np.unique(positives).size != positives.size:
+    here = positives[positives >= 0]
+    if positives.size == 0 or np.unique(here).size != here.size:
         raise ValueError("Each query needs positives, and each of them once.")
-    closeness = np.sort(row[positives])
+    closeness = np.sort(row[here])
     up_to = np.count_nonzero(row[None, :] <= closeness[:, None], axis=1)
     own = np.searchsorted(closeness, closeness, side="right")
     # Wrong items that stand before, or level with, each positive; then the positives before it.
-    ranks: Ranks = up_to - own + np.arange(1, len(closeness) + 1)
-    return ranks
+    ranks = up_to - own + np.arange(1, len(closeness) + 1)
+    return np.append(ranks, np.full(positives.size - here.size, len(row) + 1))
 
 
 def average_precision(ranks: Ranks) -> float:

@@ -109,6 +109,13 @@ def test_a_constant_distance_earns_nothing() -> None:
     assert ranks.tolist() == [9, 10]
 
 
+def test_a_right_item_outside_of_the_gallery_is_never_found_but_counts() -> None:
+    (ranks,) = rankings.positive_ranks([[0.0, 1.0, 2.0]], [[-1, 0, -1]])
+    assert ranks.tolist() == [1, 4, 4]
+    assert rankings.average_precision_at_r(ranks) == pytest.approx(1 / 3)
+    assert rankings.r_precision(ranks) == pytest.approx(1 / 3)
+
+
 @pytest.mark.parametrize("positives", [[], [[]], [[1, 1]], [[0], [1]]])
 def test_input_without_meaning_is_refused(positives: list[list[int]]) -> None:
     with pytest.raises(ValueError, match=r"\S"):

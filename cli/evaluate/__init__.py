@@ -8,6 +8,8 @@ from prolip_search.cli.lazy import LazyGroup
 
 # name -> what it does; the function of that name lies in the module of that name.
 TASKS = {
+    "retrieval": "Find images by their captions, and captions by their images.",
+    "compare": "Compare two encoders on the same data, and say which differences are real.",
     "calibration": "Fit a calibration on judged photos and report how well it keeps its word.",
 }
 
