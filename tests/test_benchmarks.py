@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.nested_captions import nest
+
 ROOT = Path(__file__).parents[1]
 MODULES = sorted(path.stem for path in (ROOT / "benchmarks").glob("*.py") if path.stem[0] != "_")
 RUNNABLE = [name for name in MODULES if "argparse" in (ROOT / f"benchmarks/{name}.py").read_text()]
@@ -31,3 +33,24 @@ def test_each_says_how_it_is_used(name: str) -> None:
     done = run("-m", f"benchmarks.{name}", "--help")
     assert done.returncode == 0, done.stderr
     assert "usage: " in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("caption", "chain"),
+    [
+        (
+            "A black dog is running after a white dog in the snow .",
+            ["an animal", "a dog", "a black dog is running"],
+        ),
+        (
+            "Two men in red shirts climb up a wall",
+            ["people", "two men", "two men in red shirts climb"],
+        ),
+        ("The elephant stands near water .", ["an animal", "an elephant", "the elephant stands"]),
+        ("A dog runs .", None),  # nothing to cut
+        ("Snow on a hill with a dog .", None),  # a cut before the noun
+        ("People walk on a beach .", None),  # no determiner
+    ],
+)
+def test_captions_are_nested_by_rules(caption: str, chain: list[str] | None) -> None:
+    assert nest(caption) == (None if chain is None else [*chain, caption])

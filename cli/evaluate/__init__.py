@@ -11,6 +11,7 @@ TASKS = {
     "retrieval": "Find images by their captions, and captions by their images.",
     "compare": "Compare two encoders on the same data, and say which differences are real.",
     "calibration": "Fit a calibration on judged photos and report how well it keeps its word.",
+    "hierarchy": "Walk from each image's nearest caption to its root, past its own captions.",
 }
 
 

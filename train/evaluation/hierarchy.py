@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ import torch
 from prolip_search.distances import csd, inclusion, membership
 from prolip_search.errors import TrainingDataError
 from prolip_search.gaussians import Gaussians
-from prolip_search.train.datasets.captioned import CaptionedImages
+from prolip_search.train.datasets.captioned import CaptionedImages, open_captioned
 from prolip_search.train.evaluation.estimates import Estimate, mean_estimate
 from prolip_search.train.reference_losses import reference_inclusion_test
 
@@ -31,6 +32,7 @@ __all__ = [
     "Traversal",
     "gold_of",
     "one_sided_test",
+    "open_nested",
     "split_chains",
     "traversals",
     "walk",
@@ -38,7 +40,8 @@ __all__ = [
 
 N_POINTS = 50
 ARROW = "=>"  # between the captions of a chain in HierarCaps's own file
-RELEASED = "released test"
+HIERARCAPS_KEY = "image_url"
+RELEASED = "released"
 BLOCK_ELEMENTS = 1 << 22
 SHORTEST = 1e-6  # of a sum of unit vectors that is still a direction
 
@@ -77,6 +80,21 @@ ROOTS: dict[str, Callable[[Gaussians, Gaussians], Scores]] = {
 
 
 # --- What should be found -----------------------------------------------------------------------
+
+
+def open_nested(
+    path: Path, *, split: str | None = None, images: Path | None = None
+) -> CaptionedImages:
+    """Images with captions from general to special, as `open_captioned` reads them.
+
+    HierarCaps's own .csv (columns id, captions with arrows, image_url) takes its images, by the
+    names at the end of their URLs, from the folder `images`. Raises TrainingDataError.
+    """
+    key = None
+    if path.suffix == ".csv" and path.is_file():
+        with path.open(encoding="utf-8-sig", errors="replace") as lines:
+            key = HIERARCAPS_KEY if HIERARCAPS_KEY in lines.readline() else None
+    return open_captioned(path, split=split, images=images, image_key=key)
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,13 +154,19 @@ def gold_of(data: CaptionedImages) -> Gold:
 
 @dataclass(frozen=True, eq=False)
 class Traversal:
-    """What one way of finding the root gave. precision, recall, n_found [N]: image by image."""
+    """What one way of finding the root gave, image by image.
+
+    precision, recall, n_found [N]. own_root [N]: 1 where the root is one of the image's captions.
+    n_roots: how many different captions are a root; 0, with own_root NaN, where none is.
+    """
 
     root: str
     with_empty: bool
     precision: npt.NDArray[np.float64]
     recall: npt.NDArray[np.float64]
     n_found: Ints
+    own_root: npt.NDArray[np.float64]
+    n_roots: int
 
     @property
     def name(self) -> str:
@@ -150,11 +174,12 @@ class Traversal:
         return f"{self.root} + “”" if self.with_empty else self.root
 
     def estimates(self) -> dict[str, Estimate]:
-        """Mean precision, recall and number of captions found, with intervals over images."""
+        """Means over images: precision, recall, captions found, own root, with intervals."""
         return {
             "precision": mean_estimate(self.precision),
             "recall": mean_estimate(self.recall),
             "found": mean_estimate(self.n_found),
+            "own root": mean_estimate(self.own_root if self.n_roots else []),
         }
 
     def less(self, other: Traversal) -> dict[str, Estimate]:
@@ -190,23 +215,32 @@ def traversals(
     nearest = csd(images, texts).argmin(axis=1)
     starts = products[nearest]
 
-    def measured(root: str, with_empty: bool, found: list[Ints]) -> Traversal:
+    def measured(
+        root: str, with_empty: bool, found: list[Ints], roots: Ints | None = None
+    ) -> Traversal:
+        own = (
+            []
+            if roots is None
+            else [gold.precision(i, row) for i, row in enumerate(roots[:, None])]
+        )
         return Traversal(
             root,
             with_empty,
-            np.array([gold.precision(i, rows) for i, rows in enumerate(found)]),
-            np.array([gold.recall(i, rows) for i, rows in enumerate(found)]),
-            np.array([len(rows) for rows in found]),
+            precision=np.array([gold.precision(i, rows) for i, rows in enumerate(found)]),
+            recall=np.array([gold.recall(i, rows) for i, rows in enumerate(found)]),
+            n_found=np.array([len(rows) for rows in found]),
+            own_root=np.array(own) if own else np.full(len(found), np.nan),
+            n_roots=0 if roots is None else len(np.unique(roots)),
         )
 
     results = []
     for name, score in ROOTS.items():
         root = score(images, texts).argmax(axis=1)
-        results.append(measured(name, False, walk(starts, products[root], n_points)))
+        results.append(measured(name, False, walk(starts, products[root], n_points), root))
         # |μ₁ + μ₂|² = 2 + 2 μ₁·μ₂ of unit means: the averaged root has unit length as well.
         length = np.sqrt(np.maximum(2 + 2 * to_empty[root], SHORTEST**2))[:, None]
         ends = (products[root] + to_empty) / length
-        results.append(measured(name, True, walk(starts, ends, n_points)))
+        results.append(measured(name, True, walk(starts, ends, n_points), root))
     ends = np.broadcast_to(to_empty, starts.shape)
     results.append(measured("“” alone", False, walk(starts, ends, n_points)))
     results.append(measured("nearest", False, [np.array([row]) for row in nearest.tolist()]))

@@ -19,6 +19,7 @@ from prolip_search.train.evaluation.hierarchy import (
     Gold,
     gold_of,
     one_sided_test,
+    open_nested,
     split_chains,
     traversals,
     walk,
@@ -67,7 +68,7 @@ def test_the_walk_equals_the_loop_over_points(seed: int) -> None:
     scores = {
         "H": inclusion(images, texts),
         "M": membership(images, texts),
-        "released test": [
+        "released": [
             [doubled_test_by_hand(images[i], texts[t]) for t in range(60)] for i in range(12)
         ],
     }
@@ -112,7 +113,7 @@ def test_a_way_from_special_to_general_passes_what_lies_between() -> None:
         gold,
     )
     found = {result.name: result for result in results}
-    for name in ("M", "released test"):
+    for name in ("M", "released"):
         assert (found[name].precision[0], found[name].recall[0]) == (1, 1)
     assert found["“” alone"].recall[0] < 1
     assert (found["nearest"].precision[0], found["nearest"].recall[0]) == (1, 0.25)
@@ -157,7 +158,7 @@ def test_hierarcaps_own_file_is_read_by_the_names_in_its_urls(tmp_path: Path) ->
         "2,pet => dog => dog outside => A dog is outside,"
         "http://example.org/val2014/COCO_val2014_000000000001.jpg\n"
     )
-    data = open_captioned(tmp_path / "test.csv", image_key="image_url")
+    data = open_nested(tmp_path / "test.csv")
     gold = gold_of(data)
     assert len(data) == 2
     assert data.image(0).size == (8, 8)

@@ -1,0 +1,58 @@
+"""`prolip-search evaluate hierarchy`: do captions from general to special lie on one way?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import prolip_search
+from prolip_search.cli.evaluate.options import (
+    Cache,
+    EncoderName,
+    Images,
+    Json,
+    Out,
+    Runtime,
+    Split,
+    print_report,
+    print_skipped,
+    stages,
+)
+
+
+def hierarchy(
+    data: Annotated[
+        Path,
+        typer.Option(
+            help="Images with captions from the most general to the most special: .parquet, .jsonl "
+            '({"image", "captions"}), or HierarCaps\'s own .csv.',
+            show_default=False,
+        ),
+    ],
+    out: Out = Path("hierarchy-report"),
+    encoder: EncoderName = "mini",
+    images: Images = None,
+    split: Split = None,
+    cache: Cache = None,
+    runtime: Runtime = "auto",
+    json: Json = False,
+) -> None:
+    """Walk from each image's nearest caption to its root and count its own captions on the way.
+
+    With the root by H, by M and by the released test, each with and without the empty text.
+    """
+    # The encoder and what draws: not before the options have been understood
+    from prolip_search.train.evaluation.hierarchy import open_nested
+    from prolip_search.train.evaluation.hierarchy_report import (
+        evaluate_hierarchy,
+        hierarchy_report,
+    )
+
+    nested = open_nested(data, split=split, images=images)
+    loaded = prolip_search.load_encoder(encoder, runtime=runtime)
+    with stages() as progress:
+        result = evaluate_hierarchy(loaded, nested, cache=cache, progress=progress)
+    print_skipped(result.skipped)
+    print_report(hierarchy_report(result, loaded, nested.name), out, json)
