@@ -35,6 +35,8 @@ from prolip_search.encoders.mini import FOLDER, read_mini_config
 from prolip_search.encoders.mini_towers import MiniHeads, load_heads
 from prolip_search.gaussians import Gaussians
 from prolip_search.metrics import first_positive_ranks, spearman
+from prolip_search.train.datasets.captioned import CaptionedImages
+from prolip_search.train.datasets.parquet import ImageColumn
 from prolip_search.train.evaluation.recalls import retrieval
 from prolip_search.train.evaluation.uncertainty import (
     agreement,
@@ -53,7 +55,6 @@ from prolip_search.train.masking import (
 )
 from prolip_search.train.mini.data import (
     PhotoBlocks,
-    Split,
     TextFeatures,
     photo_blocks,
     read_split,
@@ -79,7 +80,7 @@ TRAINED = ("random quarter of the words", "1 to 4 neighbouring words")
 class Material:
     """Everything measured, gone through the frozen trunks once."""
 
-    split: Split
+    split: CaptionedImages
     texts: dict[str, list[str]]
     photos: PhotoBlocks
     cropped: PhotoBlocks
@@ -159,8 +160,8 @@ def gather(data: Path, name: str, trunks: MiniTrunks, cache: Path) -> Material:
     texts["chains"] = [phrase for chain in chains for phrase in chain]
     texts |= {f"in {language}": queries for language, queries in languages.items()}
     extra = pq.read_table(data / "distractors.parquet", columns=["id", "image"])
-    distractors = Split(
-        "distractors", extra["id"].to_pylist(), [["-"]] * len(extra), extra["image"]
+    distractors = CaptionedImages(
+        "distractors", extra["id"].to_pylist(), [["-"]] * len(extra), ImageColumn(extra["image"])
     )
     extra_folder = cache / cache_key(trunks.fingerprint, split_key(distractors))
     short = {what: f"{name} {zlib.crc32(json.dumps(t).encode()):08x}" for what, t in texts.items()}
@@ -321,7 +322,7 @@ def shipped(material: Material) -> dict[str, Any]:
     images = Gaussians.concatenate(
         [
             encoder.encode_images(
-                [split.photo(i) for i in range(start, min(start + N_PHOTOS_AT_ONCE, len(split)))]
+                [split.image(i) for i in range(start, min(start + N_PHOTOS_AT_ONCE, len(split)))]
             )
             for start in range(0, len(split), N_PHOTOS_AT_ONCE)
         ]

@@ -7,32 +7,24 @@ used are listed in `skipped`; where nothing can be used that is an error.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from PIL import Image
 
 from prolip_search.errors import TrainingDataError, UnreadableImage
 from prolip_search.files import read_file
 from prolip_search.images import decode
-from prolip_search.train.datasets.annotations import (
-    CAPTION_NAMES,
-    ID_NAMES,
-    Entry,
-    guess,
-    read_annotations,
-    texts_of,
-)
+from prolip_search.train.datasets.annotations import Entry, read_annotations
+from prolip_search.train.datasets.parquet import read_parquet
 from prolip_search.train.datasets.skips import Skipped
 
 __all__ = ["CaptionedImages", "ImageBytes", "open_captioned"]
 
-IMAGE_NAMES = ("image", "image_bytes", "jpg", "bytes", "png", "webp")
+PART = re.compile(r"-\d+(-of-\d+)?$")
 SUFFIXES = (".parquet", ".csv", ".tsv", ".jsonl", ".ndjson", ".json")
 WHOLE = 1 << 24  # no JPEG has so long a side: decoded at its full size
 
@@ -96,13 +88,16 @@ def open_captioned(
     column names, where they cannot be guessed. restval: Karpathy's "restval" images join train, as
     is the custom. Raises TrainingDataError: no such file, wrong content, no image found at all.
     """
-    file = _find(path, split)
+    files = _find(path, split)
+    wanted = split if path.is_file() else None  # a folder's file is named by its split
+    file = files[0]
     if file.suffix == ".parquet":
-        wanted = split if path.is_file() else None  # a folder's file is named by its split
-        return _open_parquet(file, wanted, image_key, caption_key)
+        rows = read_parquet(files, split=wanted, image_key=image_key, caption_key=caption_key)
+        name = file.name if len(files) == 1 else f"{path.name}, {len(files)} Parquet files"
+        return CaptionedImages(name, rows.ids, rows.captions, rows.images, skipped=rows.skipped)
     entries, skips = read_annotations(
         file,
-        split=split if path.is_file() else None,
+        split=wanted,
         image_key=image_key,
         caption_key=caption_key,
         restval=restval,
@@ -110,15 +105,12 @@ def open_captioned(
     return _match(file, entries, skips, images if images is not None else file.parent)
 
 
-def _find(path: Path, split: str | None) -> Path:
-    """The file that is meant."""
+def _find(path: Path, split: str | None) -> list[Path]:
+    """The file that is meant; of Parquet there may be several that belong together."""
     if path.is_dir():
-        names = [f"{split}{suffix}" for suffix in SUFFIXES] if split else []
-        found = [path / name for name in names if (path / name).is_file()]
-        if not found and split is None:
-            found = sorted(file for file in path.iterdir() if file.suffix in SUFFIXES)
-        if len(found) == 1:
-            return found[0]
+        found = _in_folder(path, split)
+        if len(found) == 1 or (found and all(_is_part(file) for file in found)):
+            return found
         if not found:
             raise TrainingDataError(
                 f"There is no {path / (split or 'train')}.parquet, nor a .csv, .tsv, .jsonl or "
@@ -134,7 +126,19 @@ def _find(path: Path, split: str | None) -> Path:
         raise TrainingDataError(
             f"{path} is no data file of a known kind; those end in {', '.join(SUFFIXES)}."
         )
-    return path
+    return [path]
+
+
+def _in_folder(folder: Path, split: str | None) -> list[Path]:
+    if split is None:
+        return sorted(file for file in folder.iterdir() if file.suffix in SUFFIXES)
+    names = [folder / f"{split}{suffix}" for suffix in SUFFIXES]
+    return [file for file in names if file.is_file()] or sorted(folder.glob(f"{split}-*.parquet"))
+
+
+def _is_part(file: Path) -> bool:
+    """Whether a name is one of many: `train-00003-of-00010.parquet`."""
+    return file.suffix == ".parquet" and PART.search(file.stem) is not None
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,90 +185,4 @@ def _match(
         images=ImageFiles(paths),
         caption_ids=[entry.caption_ids for entry in found] if with_ids else None,
         skipped=tuple(skips),
-    )
-
-
-@dataclass(frozen=True, eq=False)
-class ImageColumn:
-    """Images that are the cells of a table in memory."""
-
-    cells: pa.ChunkedArray  # binary, N
-
-    def __len__(self) -> int:
-        return len(self.cells)
-
-    def __getitem__(self, row: int) -> bytes:
-        data = self.cells[row].as_py()
-        return data if isinstance(data, bytes) else b""
-
-
-def _open_parquet(
-    path: Path, split: str | None, image_key: str | None, caption_key: str | None
-) -> CaptionedImages:
-    try:
-        schema = pq.read_schema(path)
-        names = schema.names
-        image = image_key or guess(names, IMAGE_NAMES)
-        caption = caption_key or guess(names, CAPTION_NAMES)
-        wanted = ((caption_key or "captions", caption), (image_key or "image", image))
-        missing = [what for what, column in wanted if column not in names]
-        if missing:
-            raise TrainingDataError(
-                f"{path} has no column {', '.join(missing)} (it has {', '.join(names)}). "
-                "It needs captions (a text or a list of texts) and the bytes of an image."
-            )
-        ids, splits = guess(names, ID_NAMES), guess(names, ("split",)) if split else None
-        if split is not None and splits is None:
-            raise TrainingDataError(f"{path} has no column split; leave the split out.")
-        columns = [column for column in (ids, caption, image, splits) if column is not None]
-        table = pq.read_table(path, columns=columns)
-        if splits is not None:
-            table = table.filter(pc.equal(table[splits].cast(pa.string()), split))
-        cells = _cells(path, table[image])
-    except (pa.ArrowException, OSError) as error:
-        raise TrainingDataError(f"{path} is not a readable Parquet file: {error}.") from error
-    if not len(table):
-        raise TrainingDataError(
-            f"{path} has no rows{f' of split {split}' if split else ''}; "
-            "training needs captioned images."
-        )
-    keys = [str(i) for i in table[ids].to_pylist()] if ids else [str(i) for i in range(len(table))]
-    return _captioned_rows(path, keys, table[caption].to_pylist(), cells)
-
-
-def _cells(path: Path, column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """The bytes: the column itself, or the field `bytes` of a struct."""
-    kind = column.type
-    if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
-        column = pc.struct_field(column, "bytes")
-        kind = column.type
-    if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
-        raise TrainingDataError(
-            f"The images of {path} are {kind}, not bytes. Put the content of the image files there."
-        )
-    return column
-
-
-def _captioned_rows(
-    path: Path, keys: list[str], cells: list[Any], images: pa.ChunkedArray
-) -> CaptionedImages:
-    captions = [texts_of(cell) for cell in cells]
-    rows = [row for row, texts in enumerate(captions) if texts]
-    if not rows:
-        raise TrainingDataError(
-            f"Row 0 of {path} has no list of captions (found {cells[0]!r}), and no other has: each "
-            "image needs at least one text."
-        )
-    if len(rows) < len(keys):
-        images = images.take(pa.array(rows))
-    return CaptionedImages(
-        name=path.name,
-        ids=[keys[row] for row in rows],
-        captions=[captions[row] for row in rows],
-        images=ImageColumn(images),
-        skipped=tuple(
-            Skipped(key, "no caption", path.name)
-            for key, texts in zip(keys, captions, strict=True)
-            if not texts
-        ),
     )

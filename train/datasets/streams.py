@@ -8,6 +8,7 @@ processes have equally many batches.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -101,6 +102,10 @@ class RowStream:
         self._ends = np.cumsum([len(source) for source in sources])
         self._seed, self._rank, self._world = seed, rank, world
         self._weights = None if weights is None else np.asarray(weights) / np.sum(weights)
+        digest = hashlib.sha256()
+        for source in self._sources:
+            digest.update("\n".join(source.ids).encode())
+        self._digest = digest.hexdigest()[:16]
         self._order: tuple[int, npt.NDArray[np.int64]] | None = None
 
     @property
@@ -115,9 +120,10 @@ class RowStream:
 
     @property
     def identity(self) -> dict[str, object]:
-        """Rows, seed, processes, weights."""
+        """Rows by number and name, seed, processes, weights."""
         return {
             "rows": [len(source) for source in self._sources],
+            "ids": self._digest,
             "seed": self._seed,
             "rank": self._rank,
             "world": self._world,

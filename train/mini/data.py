@@ -8,26 +8,24 @@ what comes out is kept in blocks (`feature_cache.py`).
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from PIL import Image
 from torch import Tensor
 
 from prolip_search.errors import TrainingDataError
+from prolip_search.train.datasets.captioned import CaptionedImages, open_captioned
+from prolip_search.train.datasets.parquet import ImageColumn
 from prolip_search.train.feature_cache import Progress, cache_key, cached_blocks
 
-COLUMNS = ("id", "captions", "image")
 N_PHOTOS_PER_BLOCK = 512  # 102 MB of features: little is lost when a block is interrupted
 N_TEXTS_PER_BLOCK = 4096
 N_PHOTOS_PER_PASS = 32
@@ -54,61 +52,25 @@ class Trunks(Protocol):
         """Ids [B, L], padded with 0 -> tokens [B, L, E]."""
 
 
-@dataclass(frozen=True)
-class Split:
-    """One Parquet file: N photos, each with at least one caption."""
+def read_split(folder: Path, name: str) -> CaptionedImages:
+    """The split `name` of a data folder.
 
-    name: str
-    ids: list[str]
-    captions: list[list[str]]
-    images: pa.ChunkedArray  # encoded bytes
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def photo(self, row: int) -> Image.Image:
-        """The photo of a row, RGB. Raises TrainingDataError when its bytes are no image."""
-        try:
-            return Image.open(io.BytesIO(self.images[row].as_py())).convert("RGB")
-        except (OSError, ValueError, TypeError) as error:
-            raise TrainingDataError(
-                f"The image of row {row} ({self.ids[row]}) of {self.name}.parquet cannot be "
-                f"decoded: {error}. Take the row out of the file."
-            ) from error
-
-
-def read_split(folder: Path, name: str, *, n_photos: int | None = None) -> Split:
-    """The split `name` of a data folder, its first `n_photos` rows if given.
-
-    Raises TrainingDataError: no such file, not Parquet, columns missing, no rows, no captions.
+    Raises TrainingDataError: no such file, not Parquet, columns missing, no rows, a row without
+    captions (they are all cached, so none is passed over).
     """
     path = folder / f"{name}.parquet"
     if not path.is_file():
         raise TrainingDataError(
             f"There is no {path}. The data folder must hold train.parquet and val.parquet with the "
-            f"columns {', '.join(COLUMNS)}."
+            "columns id, captions (a list of texts) and image (the bytes of a photo)."
         )
-    try:
-        found = pq.read_schema(path).names
-        missing = [column for column in COLUMNS if column not in found]
-        if missing:
-            raise TrainingDataError(
-                f"{path} has no column {', '.join(missing)} (it has {', '.join(found)}). "
-                f"It needs {', '.join(COLUMNS)}: text, list of texts, bytes of a photo."
-            )
-        table = pq.read_table(path, columns=list(COLUMNS)).slice(0, n_photos)
-    except pa.ArrowException as error:
-        raise TrainingDataError(f"{path} is not a readable Parquet file: {error}.") from error
-    captions = table["captions"].to_pylist()
-    if not captions:
-        raise TrainingDataError(f"{path} has no rows; training needs captioned photos.")
-    for row, texts in enumerate(captions):
-        if not isinstance(texts, list) or not texts or not all(isinstance(t, str) for t in texts):
-            raise TrainingDataError(
-                f"Row {row} of {path} has no list of captions (found {texts!r}); "
-                "each photo needs at least one text."
-            )
-    return Split(name, [str(i) for i in table["id"].to_pylist()], captions, table["image"])
+    data = open_captioned(path)
+    if data.skipped:
+        raise TrainingDataError(
+            f"{data.skipped[0].key} of {path} has no list of captions; "
+            "each photo needs at least one text."
+        )
+    return replace(data, name=name)
 
 
 @dataclass(frozen=True)
@@ -134,7 +96,7 @@ PhotoBlocks = Callable[[], Iterator[Tensor]]  # tokens [n, P, C] float16, block 
 
 
 def photo_blocks(
-    split: Split, view: str, trunks: Trunks, folder: Path, progress: Progress
+    split: CaptionedImages, view: str, trunks: Trunks, folder: Path, progress: Progress
 ) -> PhotoBlocks:
     """The trunk's tokens of every photo of a split in one view, cached now and read when called.
 
@@ -145,7 +107,7 @@ def photo_blocks(
         passes = []
         for start in range(rows.start, rows.stop, N_PHOTOS_PER_PASS):
             some = range(start, min(start + N_PHOTOS_PER_PASS, rows.stop))
-            pixels = np.stack([_prepare_view(split.photo(row), view, row, trunks) for row in some])
+            pixels = np.stack([_prepare_view(split.image(row), view, row, trunks) for row in some])
             passes.append(torch.from_numpy(trunks.image(pixels)).half())
         return {"tokens": torch.cat(passes)}
 
@@ -221,11 +183,15 @@ def batches(n_rows: int, n_per_batch: int = 1000) -> Iterator[Tensor]:
         yield torch.arange(start, min(start + n_per_batch, n_rows))
 
 
-def split_key(split: Split) -> str:
+def split_key(split: CaptionedImages) -> str:
     """A digest of a split's photos and captions."""
     digest = hashlib.sha256(json.dumps([split.ids, split.captions]).encode())
-    for chunk in split.images.chunks:
-        for buffer in chunk.buffers():
-            if buffer is not None:
-                digest.update(buffer)
+    if isinstance(split.images, ImageColumn):
+        for chunk in split.images.cells.chunks:
+            for buffer in chunk.buffers():
+                if buffer is not None:
+                    digest.update(buffer)
+    else:
+        for row in range(len(split)):
+            digest.update(split.images[row])
     return digest.hexdigest()

@@ -14,12 +14,12 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from prolip_search.encoders.mini_towers import EPS, MiniHeads, mean_token
+from prolip_search.train.datasets.captioned import CaptionedImages
 from prolip_search.train.feature_cache import Progress, cache_key
 from prolip_search.train.masking import N_SHORTENINGS, shortened_caption, stop_or_not
 from prolip_search.train.mini.config import TrainConfig
 from prolip_search.train.mini.data import (
     PhotoBlocks,
-    Split,
     TextFeatures,
     Trunks,
     batches,
@@ -67,7 +67,7 @@ class TrainingFeatures:
 
 
 def prepare_features(
-    split: Split,
+    split: CaptionedImages,
     config: TrainConfig,
     heads: MiniHeads,
     trunks: Trunks,

@@ -19,12 +19,12 @@ from prolip_search.encoders.mini import MiniConfig, make_mini_config
 from prolip_search.encoders.mini_towers import MiniHeads, combine, load_heads
 from prolip_search.errors import TrainingError
 from prolip_search.gaussians import Gaussians
+from prolip_search.train.datasets.captioned import CaptionedImages
 from prolip_search.train.evaluation.recalls import Recalls, retrieval
 from prolip_search.train.feature_cache import Progress, cache_key
 from prolip_search.train.mini.config import TrainConfig
 from prolip_search.train.mini.data import (
     PhotoBlocks,
-    Split,
     TextFeatures,
     Trunks,
     batches,
@@ -122,7 +122,7 @@ def encode_captions(heads: MiniHeads, texts: TextFeatures) -> Gaussians:
 
 
 def _val_features(
-    val: Split, trunks: Trunks, cache: Path, progress: Progress
+    val: CaptionedImages, trunks: Trunks, cache: Path, progress: Progress
 ) -> tuple[PhotoBlocks, TextFeatures]:
     folder = cache / cache_key(trunks.fingerprint, split_key(val))
     captions = [caption for captions in val.captions for caption in captions]

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from prolip_search.errors import TrainingDataError
+from prolip_search.train.datasets import parquet
 from prolip_search.train.datasets.captioned import CaptionedImages, open_captioned
 from tests.train.datasets.synthetic import (
     captions_of,
@@ -229,3 +230,37 @@ def test_the_real_photos_open(shared_data: Path) -> None:
     assert 0 < len(data) < 200
     assert all(len(texts) == 5 for texts in data.captions)
     assert min(data.image(0).size) >= 200
+
+
+def test_files_that_are_parts_of_one_are_opened_together(tmp_path: Path) -> None:
+    for part in range(3):
+        ids = [f"{part}-{row}" for row in range(2)]
+        write_parquet(tmp_path / f"train-0000{part}-of-00003.parquet", 2, id=ids)
+    write_parquet(tmp_path / "val-00000-of-00001.parquet", 1)
+    data = open_captioned(tmp_path, split="train")
+    assert data.ids == ["0-0", "0-1", "1-0", "1-1", "2-0", "2-1"]
+    assert [data.images[row] for row in range(6)] == [jpeg(0), jpeg(1)] * 3
+    assert open_captioned(tmp_path, split="val").name == "val-00000-of-00001.parquet"
+
+
+def test_what_does_not_fit_in_memory_is_read_by_row_groups(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    captions = [captions_of(number) if number != 4 else [] for number in range(20)]
+    write_parquet(tmp_path / "all.parquet", 20, captions=captions)
+    table = pq.read_table(tmp_path / "all.parquet")
+    for part in range(2):
+        pq.write_table(
+            table.slice(10 * part, 10), tmp_path / f"train-{part}.parquet", row_group_size=3
+        )
+    whole = open_captioned(tmp_path / "all.parquet")
+    monkeypatch.setattr(parquet, "MOST_BYTES_HELD", 3 * len(jpeg(0)))
+    data = open_captioned(tmp_path, split="train")
+    assert isinstance(data.images, parquet.RowGroups)
+    assert data.ids == whole.ids
+    order = np.random.default_rng(0).permutation(19).tolist()
+    assert [data.images[row] for row in order] == [whole.images[row] for row in order]
+    assert data.images._n_bytes_held <= 2 * 3 * len(jpeg(0))
+    (tmp_path / "train-1.parquet").unlink()
+    with pytest.raises(TrainingDataError, match=r"row 18 \(p19\)"):
+        data.image(18)

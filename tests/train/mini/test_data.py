@@ -59,7 +59,7 @@ def test_a_photo_that_is_none_is_named(tmp_path: Path) -> None:
     table = pa.table({"id": ["p7"], "captions": [["a dog"]], "image": [b"no photo"]})
     pq.write_table(table, tmp_path / "train.parquet")
     with pytest.raises(TrainingDataError, match=r"row 0 \(p7\)"):
-        read_split(tmp_path, "train").photo(0)
+        read_split(tmp_path, "train").image(0)
 
 
 def test_interrupted_caching_goes_on_where_it_stopped(
