@@ -1,0 +1,1 @@
+"""Gaussian heads over a frozen encoder that gives points: an adapter."""
