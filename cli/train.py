@@ -12,6 +12,7 @@ from prolip_search.cli.terminal import note
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
+    from prolip_search.train.adapter.config import AdapterTrainConfig
     from prolip_search.train.mini.config import TrainConfig
     from prolip_search.train.mini.loop import Step
     from prolip_search.train.mini.training import TrainingResult
@@ -66,8 +67,8 @@ def train(
     features: Annotated[
         Path | None,
         typer.Option(
-            help="mini: folder for the frozen networks' outputs, which runs on the same data can "
-            "share; OUT/features if not given. About 450 KB a photo.",
+            help="mini and adapters: folder for the frozen networks' outputs, which runs on the "
+            "same data can share; OUT/features if not given. For mini about 450 KB a photo.",
             show_default=False,
         ),
     ] = None,
@@ -78,6 +79,7 @@ def train(
     if resume not in ("auto", "never"):
         raise ConfigError(f"--resume {resume} is neither auto nor never.")
     # torch, and all that comes with it: not before the options have been understood
+    from prolip_search.train.adapter.config import AdapterTrainConfig
     from prolip_search.train.mini.config import TrainConfig as MiniConfig
     from prolip_search.train.recipes import read_recipe
 
@@ -86,6 +88,8 @@ def train(
     out = out or Path(f"{Path(recipe).stem}-trained")
     if isinstance(config, MiniConfig):
         _train_mini(config, data, out, resume=resume == "auto", features=features)
+    elif isinstance(config, AdapterTrainConfig):
+        _train_adapter(config, data, val, out, resume=resume == "auto", features=features)
     else:
         _train_towers(config, data, val, out, resume=resume == "auto")
 
@@ -106,6 +110,35 @@ def _train_mini(
             report=bars.report,
         )
     _print_result(result)
+
+
+def _train_adapter(
+    config: AdapterTrainConfig,
+    data: Path,
+    val: Path | None,
+    out: Path,
+    *,
+    resume: bool,
+    features: Path | None,
+) -> None:
+    from prolip_search.train.adapter.training import train_adapter
+
+    with _Bars() as bars:
+        result = train_adapter(
+            config,
+            data,
+            out,
+            val=val,
+            resume=resume,
+            cache=features,
+            progress=bars.progress,
+            report=bars.report,
+        )
+    if result.skipped:
+        note(f"{len(result.skipped)} photos were left out, the first: {result.skipped[0].key}")
+    for name, value in result.val.items():
+        print(f"val {name}: {value:.4g}")
+    print(f"config.json and heads.safetensors are in {result.folder}")
 
 
 def _train_towers(

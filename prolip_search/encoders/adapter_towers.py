@@ -229,7 +229,7 @@ class AdapterEncoder:
 
     @torch.inference_mode()
     def _gaussians(self, head: GaussianHead, embeddings: Embeddings) -> Gaussians:
-        mean, log_variance = head(torch.from_numpy(np.asarray(embeddings, np.float32)))
+        mean, log_variance = head(torch.from_numpy(np.array(embeddings, np.float32)))
         return Gaussians.from_raw(mean.numpy(), log_variance.numpy())
 
     def _nothing(self) -> Gaussians:

@@ -222,4 +222,4 @@ def _text_points(
 
 
 def _points(embeddings: Any) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(embeddings, np.float32))
+    return torch.from_numpy(np.array(embeddings, np.float32))  # a copy: theirs may be read-only
