@@ -17,6 +17,7 @@ from prolip_search.cli.evaluate.options import (
     Out,
     Runtime,
     Split,
+    make_folder,
     print_report,
     print_skipped,
     stages,
@@ -47,6 +48,7 @@ def compare(
     from prolip_search.train.evaluation.comparison_report import evaluate_comparison
 
     captioned = open_captioned(data, split=split, images=images)
+    make_folder(out)
     with stages() as progress:
         comparison = evaluate_comparison(
             prolip_search.load_encoder(encoder, runtime=runtime),

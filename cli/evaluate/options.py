@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from prolip_search.train.evaluation.report import Report
 
 __all__ = ["Cache", "Captioned", "EncoderName", "Images", "Json", "Out", "Runtime", "Split",
-           "print_report", "print_skipped", "stages"]  # fmt: skip
+           "make_folder", "print_report", "print_skipped", "stages"]  # fmt: skip
 
 EncoderName = Annotated[
     str, typer.Option("--encoder", help="mini, a folder, or the id of a hub repository.")
@@ -99,6 +99,19 @@ def stages() -> Iterator[Callable[[str, int, int], None]]:
             bars.update(known[what], completed=done)
 
         yield move
+
+
+def make_folder(out: Path) -> None:
+    """The folder of the report: before the work, and not after it, it must turn out to be possible.
+
+    Raises TrainingDataError.
+    """
+    from prolip_search.errors import TrainingDataError
+
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TrainingDataError(f"{out} cannot be written: {error}.") from error
 
 
 def print_report(report: Report, out: Path, as_json: bool) -> None:

@@ -17,6 +17,7 @@ from prolip_search.cli.evaluate.options import (
     Out,
     Runtime,
     Split,
+    make_folder,
     print_report,
     print_skipped,
     stages,
@@ -62,6 +63,7 @@ def retrieval(
     from prolip_search.train.evaluation.retrieval_report import evaluate_retrieval
 
     captioned = open_captioned(data, split=split, images=images)
+    make_folder(out)
     with stages() as progress:
         evaluation = evaluate_retrieval(
             prolip_search.load_encoder(encoder, runtime=runtime),

@@ -136,6 +136,7 @@ def test_two_encoders_are_compared_in_words(run: Run, tmp_path: Path) -> None:
         (["retrieval", "--data", "broken.parquet"], "None of 12 images can be read"),
         (["retrieval", "--data", "karpathy.json", "--images", "nowhere"], "no folder nowhere"),
         (["retrieval", "--data", "karpathy.json"], "None of the 12 images"),
+        (["retrieval", "--data", "data.parquet", "--out", "data.parquet"], "cannot be written"),
         (["compare", "--data", "data.parquet", "--against", "mini"], "are the same encoder"),
     ],
 )

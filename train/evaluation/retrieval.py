@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -83,14 +84,14 @@ class Ranking:
         recalls = [self.first <= k for k in KS]
         return 100.0 * np.stack([*recalls, self.ap_at_r, self.r_precision], axis=1)
 
+    @cached_property
     def means(self) -> Means:
         """The `MEASURES` in percent [5], with draws over images."""
         return clustered_means(self.per_query(), self.images)
 
     def estimates(self) -> dict[str, Estimate]:
         """The `MEASURES` in percent with 95 % intervals over images."""
-        means = self.means()
-        numbers = zip(MEASURES, means.value, *means.interval(), strict=True)
+        numbers = zip(MEASURES, self.means.value, *self.means.interval(), strict=True)
         return {name: Estimate(float(v), float(low), float(high)) for name, v, low, high in numbers}
 
     def chance(self) -> Doubles:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,7 @@ class RetrievalEvaluation:
     folds: Mapping[tuple[Score, Direction], Doubles] = field(default_factory=dict)
     note: str = ""
 
+    @cached_property
     def gains(self) -> list[Difference]:
         """What the uncertainty adds: csd against cosine, query by query."""
         own = self.by_matches["captions"]
@@ -93,7 +95,7 @@ class RetrievalEvaluation:
                 }
                 for name, found in self.by_matches.items()
             },
-            "csd less cosine": [gain.to_json() for gain in self.gains()],
+            "csd less cosine": [gain.to_json() for gain in self.gains],
         }
         if self.folds:
             data["folds"] = {"n": self.n_folds}
@@ -116,7 +118,7 @@ class RetrievalEvaluation:
             tables.append(self._fold_table())
         tables.append(
             difference_table(
-                "What the uncertainty adds: csd less cosine", self.gains(), "cosine", "csd"
+                "What the uncertainty adds: csd less cosine", self.gains, "cosine", "csd"
             )
         )
         own = self.by_matches["captions"]

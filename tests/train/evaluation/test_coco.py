@@ -112,7 +112,7 @@ def test_the_numbers_are_the_packages_own(metrics: Any) -> None:
             means_of = (
                 folds["csd", direction]
                 if which == "folds"
-                else ours[which].of("csd", direction).means().value
+                else ours[which].of("csd", direction).means.value
             )
             value = means_of[MEASURES.index(measure)]
             assert value == pytest.approx(100 * expected[direction], abs=1e-9), name

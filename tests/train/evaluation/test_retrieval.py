@@ -99,7 +99,7 @@ def test_it_agrees_with_the_recalls_that_training_reports() -> None:
     found = retrieve(images, texts, owners, own_matches(owners, len(images)))
     for score in ("csd", "cosine"):
         for direction in DIRECTIONS:
-            ours = found.of(score, direction).means().value[:3]  # type: ignore[arg-type]
+            ours = found.of(score, direction).means.value[:3]  # type: ignore[arg-type]
             assert ours == pytest.approx(getattr(expected[score], direction), abs=0.01)
 
 
@@ -108,9 +108,9 @@ def test_a_perfect_encoder_finds_everything_and_a_blind_one_nothing() -> None:
     small = Gaussians(texts.mean, np.full_like(texts.log_variance, -40))
     sharp = Gaussians(images.mean, np.full_like(images.log_variance, -40))
     found = retrieve(sharp, small, owners, own_matches(owners, N_IMAGES))
-    assert found.of("csd", "t2i").means().value.tolist() == [100.0] * 5
+    assert found.of("csd", "t2i").means.value.tolist() == [100.0] * 5
     # Texts of one image are the same point; all of them come before the rest.
-    assert found.of("csd", "i2t").means().value == pytest.approx([100.0] * 5)
+    assert found.of("csd", "i2t").means.value == pytest.approx([100.0] * 5)
     blind = Gaussians(np.tile(images.mean[:1], (N_TEXTS, 1)), np.zeros((N_TEXTS, DIM)))
     same = Gaussians(np.tile(images.mean[:1], (N_IMAGES, 1)), np.zeros((N_IMAGES, DIM)))
     found = retrieve(same, blind, owners, own_matches(owners, N_IMAGES))
@@ -150,7 +150,7 @@ def test_a_text_may_fit_several_images_and_some_may_ask_nothing() -> None:
     assert found.of("csd", "t2i").queries.tolist() == [0, 1, 2, 3]
     assert found.of("csd", "t2i").images.tolist() == owners[:4].tolist()
     for direction in DIRECTIONS:
-        assert found.of("csd", direction).means().value.tolist() == [100.0] * 5
+        assert found.of("csd", direction).means.value.tolist() == [100.0] * 5
         assert found.of("csd", direction).chance()[[0, 1, 2, 4]].tolist() == [100.0] * 4
 
 
@@ -166,9 +166,9 @@ def test_folds_are_galleries_of_their_own() -> None:
     assert means["cosine", "t2i"][0] == pytest.approx(np.mean(by_hand))
     whole = retrieve(images, texts, owners, own_matches(owners, N_IMAGES))
     assert fold_means(images, texts, owners, 1)["csd", "i2t"] == pytest.approx(
-        whole.of("csd", "i2t").means().value
+        whole.of("csd", "i2t").means.value
     )
-    assert means["csd", "t2i"][0] > whole.of("csd", "t2i").means().value[0]
+    assert means["csd", "t2i"][0] > whole.of("csd", "t2i").means.value[0]
     with pytest.raises(ValueError, match="12 images cannot make 13 folds"):
         fold_means(images, texts, owners, 13)
 
