@@ -10,6 +10,7 @@ from prolip_search.cli.lazy import LazyGroup
 TASKS = {
     "retrieval": "Find images by their captions, and captions by their images.",
     "compare": "Compare two encoders on the same data, and say which differences are real.",
+    "classify": "Zero-shot accuracy on labelled images, prompts filtered and re-weighted.",
     "calibration": "Fit a calibration on judged photos and report how well it keeps its word.",
     "hierarchy": "Walk from each image's nearest caption to its root, past its own captions.",
 }
