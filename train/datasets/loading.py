@@ -19,7 +19,7 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +27,7 @@ import torch
 
 from prolip_search.encoders.preprocessing import ImagePreprocessing
 from prolip_search.encoders.tokenizers import TextTokenizer
-from prolip_search.errors import TrainingDataError, UnreadableImage
+from prolip_search.errors import TrainingDataError, TrainingError, UnreadableImage
 from prolip_search.images import decode
 from prolip_search.train.datasets.augmentation import Augmentation
 from prolip_search.train.datasets.batches import Batch
@@ -76,8 +76,9 @@ class Loader:
     """Batches without end for one process; `state_dict` after any of them resumes exactly there.
 
     stream: the samples and their order. normalise: pixels as float32 ready for the tower; else
-    uint8, to be carried to an accelerator and normalised there (`Batch.normalised`). Iterating
-    raises TrainingDataError when nothing can be used any more.
+    uint8, to be carried to an accelerator and normalised there (`Batch.normalised`). skipped: what
+    the data lacked already. skips_file: where skips are listed, one JSON object a line, as they
+    happen. Iterating raises TrainingDataError when nothing can be used any more.
     Pillow warns of odd files: put `images.quiet_pillow()` around the run.
     """
 
@@ -92,11 +93,13 @@ class Loader:
         n_threads: int = 4,
         normalise: bool = True,
         skipped: Sequence[Skipped] = (),
+        skips_file: Path | None = None,
     ) -> None:
         self._stream = stream
         self._batch_size = batch_size
         self._preprocessing, self._tokenizer = preprocessing, tokenizer
         self._augmentation, self._n_threads, self._normalise = augmentation, n_threads, normalise
+        self._skips_file = skips_file
         self._position = stream.start
         self._epoch = 0
         self.skipped = SkipReport()
@@ -144,6 +147,7 @@ class Loader:
         producer = threading.Thread(
             target=self._produce, args=(self._position, ready, stop), name="loader", daemon=True
         )
+        self._list(self.skipped.listed, "w")  # a resumed run may have listed more than it counted
         producer.start()
         try:
             while True:
@@ -151,11 +155,22 @@ class Loader:
                 if isinstance(item, BaseException):
                     raise item
                 self._position, self._epoch = item.after, item.epoch
-                self.skipped.add(item.skips)
+                self._list(self.skipped.add(item.skips), "a")
                 yield item.batch
         finally:
             stop.set()
             producer.join()
+
+    def _list(self, skips: Sequence[Skipped], mode: Literal["w", "a"]) -> None:
+        if self._skips_file is None or not (skips or mode == "w"):
+            return
+        try:
+            with self._skips_file.open(mode, encoding="utf-8") as lines:
+                lines.writelines(skip.line() for skip in skips)
+        except OSError as error:
+            raise TrainingError(
+                f"The skipped samples cannot be listed in {self._skips_file}: {error}."
+            ) from error
 
     def _produce(
         self,

@@ -32,6 +32,7 @@ def open_loader(
     rank: int = 0,
     world: int = 1,
     normalise: bool = True,
+    skips_file: Path | None = None,
 ) -> Loader:
     """The loader of process `rank` of `world`; batch_size is this process's own.
 
@@ -46,7 +47,8 @@ def open_loader(
         augmentation=config.augmentation if config.augment else None,
         n_threads=config.threads,
         normalise=normalise,
-        skipped=skipped,
+        skipped=skipped if rank == 0 else (),
+        skips_file=skips_file,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -21,8 +22,12 @@ class Skipped:
     detail: str = ""
 
     def to_json(self) -> dict[str, str]:
-        """One line of skipped.jsonl."""
+        """What skipped.jsonl says of it."""
         return {"key": self.key, "reason": self.reason, "detail": self.detail}
+
+    def line(self) -> str:
+        """That, as JSON with the end of the line."""
+        return json.dumps(self.to_json(), ensure_ascii=False) + "\n"
 
 
 @dataclass
@@ -38,13 +43,16 @@ class SkipReport:
         """How many times something was skipped; a bad sample counts in every epoch."""
         return self.reasons.total()
 
-    def add(self, skips: Iterable[Skipped]) -> None:
-        """Count these, and list those whose keys are new."""
+    def add(self, skips: Iterable[Skipped]) -> list[Skipped]:
+        """Count these, list those whose keys are new, and give back what was listed."""
+        new = []
         for skip in skips:
             self.reasons[skip.reason] += 1
             if skip.key not in self._keys and len(self.listed) < N_LISTED:
                 self._keys.add(skip.key)
-                self.listed.append(skip)
+                new.append(skip)
+        self.listed += new
+        return new
 
     def __str__(self) -> str:
         """`12 skipped: 9 missing, 3 truncated`."""

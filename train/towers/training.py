@@ -80,6 +80,7 @@ def train_prolip(
         tokenizer=vocabulary.tokenizer,
         rank=processes.rank,
         world=processes.world_size,
+        skips_file=out / f"skipped{'' if processes.is_main else f'-{processes.rank}'}.jsonl",
     )
     torch.manual_seed(config.seed)
     model = ProLIP.from_config(vocabulary.model)
