@@ -39,7 +39,7 @@ def hierarchy(
     runtime: Runtime = "auto",
     json: Json = False,
 ) -> None:
-    """Walk from each image's nearest caption to its root and count its own captions on the way.
+    """Walk from each image's nearest caption to its root, past its own captions.
 
     With the root by H, by M and by the released test, each with and without the empty text.
     """
