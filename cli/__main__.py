@@ -31,6 +31,7 @@ COMMANDS = {
     "optimize": "Make the index small and fast again after many changes.",
     "demo": "Index a few sample photos and ask them questions.",
     "train": "Train an encoder from captioned photos.",
+    "export": "Make an encoder of a training checkpoint.",
     "evaluate": "Measure what an encoder can do, on data of your own.",
 }
 ALIASES = {"search": "query"}

@@ -33,7 +33,7 @@ from prolip_search.train.towers.config import LoopConfig
 from prolip_search.train.towers.divergence import DivergenceWatch
 from prolip_search.train.towers.processes import Processes
 
-__all__ = ["BatchSource", "Checkpoints", "RunState"]
+__all__ = ["BatchSource", "Checkpoints", "RunState", "read_whole"]
 
 logger = logging.getLogger(__name__)
 
@@ -128,7 +128,7 @@ class Checkpoints:
         """
         for path in self.found():
             try:
-                header, tensors = _read_whole(path, self._processes.device)
+                header, tensors = read_whole(path, self._processes.device)
             except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
                 logger.warning("%s is damaged (%s); taking the one before.", path, error)
                 continue
@@ -210,7 +210,7 @@ def _write_whole(path: Path, tensors: Mapping[str, Tensor], header: dict[str, An
         unfinished.unlink(missing_ok=True)
 
 
-def _read_whole(path: Path, device: torch.device) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def read_whole(path: Path, device: torch.device) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Header and tensors. Raises ValueError where a checksum is not that of its tensor."""
     with safe_open(path, framework="pt") as file:
         header: dict[str, Any] = json.loads(file.metadata()["state"])
