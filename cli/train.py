@@ -25,13 +25,14 @@ def train(
         str, typer.Argument(help="A recipe by name, or a .toml file.", show_default=False)
     ],
     data: Annotated[
-        Path,
+        str | None,
         typer.Option(
-            help="Captioned photos: a Parquet, CSV, JSON or JSON-lines file, shards, or a folder "
-            "with train.parquet and val.parquet (columns id, captions, image).",
+            help="Captioned photos: a Parquet, CSV, JSON or JSON-lines file, shards (also a URL), "
+            "or a folder with train.parquet and val.parquet (columns id, captions, image). Not "
+            "needed where the recipe names its data.paths.",
             show_default=False,
         ),
-    ],
+    ] = None,
     val: Annotated[
         Path | None,
         typer.Option(
@@ -86,12 +87,14 @@ def train(
     changes = [*(settings or []), *([] if seed is None else [f"seed={seed}"])]
     config = read_recipe(recipe, changes)
     out = out or Path(f"{Path(recipe).stem}-trained")
+    if not isinstance(config, MiniConfig | AdapterTrainConfig):
+        return _train_towers(config, data, val, out, resume=resume == "auto")
+    if data is None:
+        raise ConfigError("--data is missing: the photos and captions to train on.")
     if isinstance(config, MiniConfig):
-        _train_mini(config, data, out, resume=resume == "auto", features=features)
-    elif isinstance(config, AdapterTrainConfig):
-        _train_adapter(config, data, val, out, resume=resume == "auto", features=features)
+        _train_mini(config, Path(data), out, resume=resume == "auto", features=features)
     else:
-        _train_towers(config, data, val, out, resume=resume == "auto")
+        _train_adapter(config, Path(data), val, out, resume=resume == "auto", features=features)
 
 
 def _train_mini(
@@ -142,7 +145,7 @@ def _train_adapter(
 
 
 def _train_towers(
-    config: TowersConfig, data: Path, val: Path | None, out: Path, *, resume: bool
+    config: TowersConfig, data: str | None, val: Path | None, out: Path, *, resume: bool
 ) -> None:
     from prolip_search.train.towers.training import train_prolip, with_data
 

@@ -22,7 +22,7 @@ from prolip_search.train.datasets.annotations import Entry, read_annotations
 from prolip_search.train.datasets.parquet import read_parquet
 from prolip_search.train.datasets.skips import Skipped
 
-__all__ = ["CaptionedImages", "ImageBytes", "open_captioned"]
+__all__ = ["SUFFIXES", "CaptionedImages", "ImageBytes", "open_captioned"]
 
 PART = re.compile(r"-\d+(-of-\d+)?$")
 SUFFIXES = (".parquet", ".csv", ".tsv", ".jsonl", ".ndjson", ".json")

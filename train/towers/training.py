@@ -13,8 +13,9 @@ import torch
 from prolip_search.encoders.preprocessing import ImagePreprocessing
 from prolip_search.encoders.prolip import ProLIP
 from prolip_search.images import quiet_pillow
-from prolip_search.train.datasets.captioned import open_captioned
+from prolip_search.train.datasets.captioned import SUFFIXES, open_captioned
 from prolip_search.train.datasets.opening import open_loader
+from prolip_search.train.datasets.shard_names import is_remote
 from prolip_search.train.datasets.skips import SkipReport
 from prolip_search.train.towers.config import TowersConfig
 from prolip_search.train.towers.export import export_released
@@ -38,17 +39,21 @@ class TowersResult:
 
 
 def with_data(
-    config: TowersConfig, data: Path, val: Path | None = None
+    config: TowersConfig, data: str | Path | None, val: Path | None = None
 ) -> tuple[TowersConfig, Path | None]:
-    """A recipe told of its data, and where to measure.
+    """A recipe told of its data, and where to measure; without data, the recipe's own paths hold.
 
-    In a folder with a file of the split "train" (train.parquet, train.csv, …) that is taken where
-    the recipe names no split, and its "val" for measuring, where there is one.
+    In a folder with a file of the split "train" (train.parquet, train-0000.tar, …) that is taken
+    where the recipe names no split, and its "val" for measuring, where there is one.
     """
+    if data is None:
+        return config, val
     split = config.data.split
-    if data.is_dir() and split is None:
-        split = "train" if any(data.glob("train.*")) else None
-        val = val or next(iter(sorted(data.glob("val.*"))), None)
+    if split is None and not is_remote(str(data)) and Path(data).is_dir():
+        names = sorted(file.name for file in Path(data).iterdir())
+        split = "train" if any(name.startswith(("train.", "train-")) for name in names) else None
+        held_out = [name for name in names if name.startswith("val.")]
+        val = val or next((Path(data) / n for n in held_out if Path(n).suffix in SUFFIXES), None)
     paths = replace(config.data, paths=(str(data),), split=split)
     return replace(config, data=paths), val
 

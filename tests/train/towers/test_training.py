@@ -13,6 +13,7 @@ from prolip_search import load_encoder
 from prolip_search.encoders.checkpoint import ReleasedFolder
 from prolip_search.errors import ConfigError, TrainingDataError
 from prolip_search.train.datasets.captioned import open_captioned
+from prolip_search.train.datasets.writing import write_shards
 from prolip_search.train.evaluation.encoding import encode_captioned
 from prolip_search.train.evaluation.recalls import retrieval
 from prolip_search.train.towers.config import parse_config
@@ -118,3 +119,25 @@ def test_a_tokenizer_that_does_not_fit_is_one_clear_error(
     config, _ = with_data(tiny_config(**changes), data)
     with pytest.raises(ConfigError, match=message):
         train_prolip(config, tmp_path / "out")
+
+
+def test_damaged_shards_cost_what_they_covered(data: Path, tmp_path: Path) -> None:
+    shards = tmp_path / "shards"
+    write_shards(open_captioned(data / "train.parquet"), shards, name="train", samples_per_shard=5)
+    whole = (shards / "train-000001.tar").read_bytes()
+    (shards / "train-000001.tar").write_bytes(whole[: len(whole) // 2])
+    config, val = with_data(tiny_config(tokenizer="train:40"), shards)
+    assert (config.data.split, val) == ("train", None)
+    result = train_prolip(config, tmp_path / "out")
+    (lost,) = (tmp_path / "out" / "skipped.jsonl").read_text().splitlines()
+    assert json.loads(lost)["reason"] == "damaged shard"
+    assert json.loads(lost)["key"].endswith("train-000001.tar")
+    assert result.skipped.reasons.keys() == {"damaged shard"}
+
+
+def test_a_recipe_may_name_its_data_itself(data: Path) -> None:
+    own = parse_config({**RECIPE, "data": {"paths": [str(data / "train.parquet")]}})
+    assert with_data(own, None) == (own, None)
+    config, val = with_data(own, "s3://bucket/train-{00..99}.tar")
+    assert config.data.paths == ("s3://bucket/train-{00..99}.tar",)
+    assert val is None
