@@ -15,52 +15,33 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageOps
 
-from prolip_search import SearchEngine, SearchResults
+from prolip_search import SearchEngine, SearchResult, SearchResults
 from prolip_search.cli.demo import QUERIES, sample_photos
-
-TILE, GAP, CAPTION, TITLE = 180, 10, 20, 30  # pixels
-GROUND, INK, FAINT, BAR = "#ffffff", "#1d2733", "#6b7785", "#3d7ea6"
+from prolip_search.train.evaluation.contact_sheets import SheetRow, Tile, draw_rows
 
 
 def draw_sheet(answers: Sequence[SearchResults], n_columns: int) -> Image.Image:
     """One row for each answer: the query above its best `n_columns` photos with their scores."""
-    row_height = TITLE + TILE + CAPTION + GAP
-    sheet = Image.new(
-        "RGB",
-        (GAP + n_columns * (TILE + GAP), GAP + len(answers) * row_height),
-        GROUND,
-    )
-    pen = ImageDraw.Draw(sheet)
-    title, small = ImageFont.load_default(17), ImageFont.load_default(12)
-    for row, answer in enumerate(answers):
-        top = GAP + row * row_height
-        pen.text((GAP, top), answer.query.text, font=title, fill=INK)
-        pen.text(
-            (sheet.width - GAP, top + 4),
-            f"query uncertainty {answer.query.uncertainty:.3f}",
-            font=small,
-            fill=FAINT,
-            anchor="ra",
+    rows = [
+        SheetRow(
+            title=str(answer.query.text),
+            tiles=[_tile(result) for result in answer[:n_columns]],
+            remark=f"query uncertainty {answer.query.uncertainty:.3f}",
         )
-        for column, result in enumerate(answer[:n_columns]):
-            left, tile_top = GAP + column * (TILE + GAP), top + TITLE
-            if result.file is not None:
-                with Image.open(result.file) as photo:
-                    upright = ImageOps.exif_transpose(photo).convert("RGB")
-                    sheet.paste(ImageOps.fit(upright, (TILE, TILE)), (left, tile_top))
-            bar_top = tile_top + TILE + 2
-            pen.rectangle((left, bar_top, left + TILE, bar_top + 3), fill="#e4e8ec")
-            width = round(TILE * result.model_probability)
-            pen.rectangle((left, bar_top, left + width, bar_top + 3), fill=BAR)
-            pen.text(
-                (left, bar_top + 5),
-                f"score {result.model_probability:.2f}   uncertainty {result.uncertainty:.3f}",
-                font=small,
-                fill=FAINT,
-            )
-    return sheet
+        for answer in answers
+    ]
+    return draw_rows(rows, n_columns)
+
+
+def _tile(result: SearchResult) -> Tile:
+    image = None
+    if result.file is not None:
+        with Image.open(result.file) as photo:
+            image = ImageOps.exif_transpose(photo).convert("RGB")
+    score = f"score {result.model_probability:.2f}   uncertainty {result.uncertainty:.3f}"
+    return Tile(image, score, result.model_probability)
 
 
 def main() -> int:

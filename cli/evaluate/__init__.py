@@ -13,6 +13,7 @@ TASKS = {
     "classify": "Zero-shot accuracy on labelled images, prompts filtered and re-weighted.",
     "calibration": "Fit a calibration on judged photos and report how well it keeps its word.",
     "hierarchy": "Walk from each image's nearest caption to its root, past its own captions.",
+    "uncertainty": "Hold uncertainty against failure, length, parts and generality.",
 }
 
 

@@ -16,6 +16,7 @@ from prolip_search.cli.evaluate.options import (
     Out,
     Runtime,
     Split,
+    make_folder,
     print_report,
     print_skipped,
     stages,
@@ -31,13 +32,13 @@ def hierarchy(
             show_default=False,
         ),
     ],
-    out: Out = Path("hierarchy-report"),
     encoder: EncoderName = "mini",
     images: Images = None,
     split: Split = None,
+    out: Out = Path("hierarchy-report"),
     cache: Cache = None,
     runtime: Runtime = "auto",
-    json: Json = False,
+    as_json: Json = False,
 ) -> None:
     """Walk from each image's nearest caption to its root, past its own captions.
 
@@ -52,7 +53,8 @@ def hierarchy(
 
     nested = open_nested(data, split=split, images=images)
     loaded = prolip_search.load_encoder(encoder, runtime=runtime)
+    make_folder(out)
     with stages() as progress:
         result = evaluate_hierarchy(loaded, nested, cache=cache, progress=progress)
     print_skipped(result.skipped)
-    print_report(hierarchy_report(result, loaded, nested.name), out, json)
+    print_report(hierarchy_report(result, loaded, nested.name), out, as_json)

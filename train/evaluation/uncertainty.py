@@ -6,9 +6,11 @@ and correlations come with intervals over photos (`estimates.py`), chains with W
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -36,6 +38,7 @@ __all__ = [
     "length_correlation",
     "lengths",
     "pearson",
+    "read_chains",
     "reduction",
 ]
 
@@ -260,6 +263,23 @@ class ChainLinks:
                 "interval": [share.low, share.high],
             }
         return figures
+
+
+def read_chains(file: Path) -> list[list[str]]:
+    """The chains of a .toml file: `chains = [["an animal", "a dog"], …]`, general to special.
+
+    Raises TrainingDataError.
+    """
+    try:
+        found = tomllib.loads(file.read_text(encoding="utf-8")).get("chains")
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise TrainingDataError(f"{file} cannot be read: {error}.") from error
+    lists = isinstance(found, list) and all(isinstance(chain, list) for chain in found)
+    if not found or not lists or not all(isinstance(p, str) and p for c in found for p in c):
+        raise TrainingDataError(
+            f'{file} has no chains; write chains = [["an animal", "a dog", "a beagle"], …].'
+        )
+    return [list(chain) for chain in found]
 
 
 def chain_links(phrases: Gaussians, n_phrases: Sequence[int]) -> ChainLinks:
