@@ -26,9 +26,10 @@ from PIL import Image
 from benchmarks.machine import facts_of_run
 from prolip_search import load_encoder
 from prolip_search.metrics import spearman
+from prolip_search.train.adapter.config import AdapterTrainConfig
 from prolip_search.train.adapter.features import CaptionedPoints, captioned_points
 from prolip_search.train.adapter.training import gaussians, measure, train_heads
-from prolip_search.train.datasets.captioned import open_captioned
+from prolip_search.train.datasets.captioned import CaptionedImages, open_captioned
 from prolip_search.train.masking import every_other_word, first_half, words_of
 from prolip_search.train.recipes import read_recipe
 
@@ -59,6 +60,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--photos", type=int, default=2_000, help="of train.parquet")
+    parser.add_argument("--val-photos", type=int, default=1_000, help="of val.parquet")
+    parser.add_argument("--shortenings", type=int, default=4, help="forms of each caption")
     parser.add_argument("--cache", type=Path, help="folder for the embeddings")
     parser.add_argument("--set", action="append", default=[], dest="settings")
     parser.add_argument("--out", type=Path)
@@ -74,11 +77,11 @@ def main() -> None:
 def compare(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     """The figures of every seed, and of the means alone."""
     trunk, cache = MeansOfMini(), options.cache or scratch / "features"
-    train = open_captioned(options.data, split="train")
-    n = options.photos
-    train = replace(train, ids=train.ids[:n], captions=train.captions[:n])
-    val = open_captioned(options.data, split="val")
-    points = captioned_points(train, trunk, cache, n_shortenings=4)
+    train, val = (
+        first_of(open_captioned(options.data, split=split), n)
+        for split, n in (("train", options.photos), ("val", options.val_photos))
+    )
+    points = captioned_points(train, trunk, cache, n_shortenings=options.shortenings)
     val_points = captioned_points(val, trunk, cache, n_shortenings=1)
     captions = [caption for some in val.captions for caption in some]
     n_words = [len(words_of(caption)) for caption in captions]
@@ -89,6 +92,7 @@ def compare(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     runs, seconds = [], []
     for seed in SEEDS:
         config = read_recipe("adapter", [f"seed={seed}", *options.settings])
+        assert isinstance(config, AdapterTrainConfig)
         started = time.perf_counter()
         heads = train_heads(config, points, scratch / f"run-{seed}")
         seconds.append(round(time.perf_counter() - started, 1))
@@ -106,6 +110,11 @@ def compare(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
         "adapter": runs,
         "means_alone": cosine_alone(val_points),
     }
+
+
+def first_of(data: CaptionedImages, n: int) -> CaptionedImages:
+    """The first n photos."""
+    return replace(data, ids=data.ids[:n], captions=data.captions[:n])
 
 
 def cosine_alone(points: CaptionedPoints) -> dict[str, float]:
