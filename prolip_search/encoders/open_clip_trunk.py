@@ -93,6 +93,8 @@ def find_open_clip(architecture: str, weights: str | Path | None = None) -> Open
     if weights is None:
         raise ConfigError(f"{architecture} needs weights: {_offer(architecture)}.")
     path, published = _find_weights(architecture, weights)
+    if published.get("quick_gelu"):
+        config["quick_gelu"] = True  # some tags of a plain name were trained so
     return OpenClipModel(
         architecture=architecture,
         config=_checked(config, architecture),
@@ -194,7 +196,7 @@ def _find_weights(architecture: str, weights: str | Path) -> tuple[Path, Mapping
 
 
 def _agreed_settings(architecture: str) -> Mapping[str, Any]:
-    """What all published weights of an architecture were trained with; nothing where they differ.
+    """What pixels all published weights of an architecture saw; nothing where they differ.
 
     SigLIP's pixels are normalised and squared otherwise than CLIP's, whichever file they are in.
     """

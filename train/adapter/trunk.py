@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +23,8 @@ __all__ = ["OpenClipPoints"]
 
 
 class OpenClipPoints:
-    """The embeddings of a CLIP or SigLIP, not normalised. It is built at the first of them.
+    """The embeddings of a CLIP or SigLIP, not normalised. It is built at the first of them: where
+    all are cached it never is.
 
     Raises ConfigError, EncoderNotFound, CheckpointError.
     """
@@ -36,7 +39,6 @@ class OpenClipPoints:
         self.tokenizer_file = Path(config.tokenizer).expanduser() if config.tokenizer else None
         self._tokenizer = trunk_tokenizer(self._found.config, self.tokenizer_file)
         self._device = device
-        self._module = self._found.build().to(device)
         self.name = config.architecture
         self.image_size = self._found.preprocessing.size
         self.description = OpenClipTrunk(
@@ -59,6 +61,10 @@ class OpenClipPoints:
         return cache_key(
             trunk.sha256, trunk.model_config, trunk.tokenizer_sha256, trunk.preprocessing.to_json()
         )
+
+    @cached_property
+    def _module(self) -> Any:
+        return self._found.build().to(self._device)
 
     @torch.inference_mode()
     def encode_images(self, images: Sequence[Image.Image]) -> npt.NDArray[np.float32]:

@@ -13,7 +13,7 @@ import torch
 
 from prolip_search.encoders.adapter_towers import AdapterHeads, with_trunk
 from prolip_search.encoders.loading import load_encoder
-from prolip_search.errors import ConfigError, TrainingError
+from prolip_search.errors import CheckpointError, ConfigError, TrainingError
 from prolip_search.metrics import spearman
 from prolip_search.train.adapter.config import AdapterTrainConfig
 from prolip_search.train.adapter.training import (
@@ -24,9 +24,10 @@ from prolip_search.train.adapter.training import (
     train_heads,
 )
 from prolip_search.train.recipes import read_recipe
+from tests.encoders.conftest import write_tokenizer
 from tests.train.adapter.test_features import Colours, write_photos
 from tests.train.adapter.worlds import DIM, ambiguous_world
-from tests.train.towers.clips import CLIP, make_clip, save_clip
+from tests.train.towers.clips import CLIP, SIGLIP_PIXELS, make_clip, save_clip
 
 SETTINGS = (
     "batch_size=64",
@@ -167,6 +168,29 @@ def test_from_photos_to_an_encoder_over_an_object(tmp_path: Path) -> None:
     assert result.val == {}
     encoder = with_trunk(result.folder, Colours())
     assert encoder.encode_texts(["red"]).mean.shape == (1, 3)
+
+
+def test_the_tokenizer_of_a_siglip_travels_with_its_adapter(tmp_path: Path) -> None:
+    text = {"vocab_size": 64, "pool_type": "last", "no_causal_mask": True}
+    tokens = {"hf_tokenizer_name": "some/name", "tokenizer_kwargs": {"clean": "canonicalize"}}
+    siglip = {**CLIP, "custom_text": True, "text_cfg": {**CLIP["text_cfg"], **text, **tokens}}
+    folder = save_clip(tmp_path / "siglip", make_clip(siglip), siglip, SIGLIP_PIXELS)
+    write_tokenizer(tmp_path / "pieces.json")
+    write_photos(tmp_path / "photos.parquet")
+    config = recipe(
+        f"trunk.architecture={folder}",
+        f"trunk.tokenizer={tmp_path / 'pieces.json'}",
+        "batch_size=4",
+        "seen_samples=48",
+    )
+    result = train_adapter(config, tmp_path / "photos.parquet", tmp_path / "out")
+    (tmp_path / "pieces.json").unlink()
+    encoder = load_encoder(result.folder, runtime="torch")
+    assert encoder.parts.preprocessing.resize == "squash"
+    assert encoder.encode_texts(["a dog"]).mean.shape == (1, 32)
+    (result.folder / "tokenizer.json").write_text("{}")
+    with pytest.raises(CheckpointError, match="not the tokenizer"):
+        load_encoder(result.folder, runtime="torch").encode_texts(["a dog"])
 
 
 def test_what_is_missing_is_named(tmp_path: Path) -> None:
