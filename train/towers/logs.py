@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -90,8 +90,7 @@ class RunLogs:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._board is not None:
-            self._board.close()
+        self._to_board(lambda board: board.close())
         for lines in self._lines.values():
             try:
                 lines.close()
@@ -103,14 +102,23 @@ class RunLogs:
         """A line of `log`, `timings` or `validation`; its numbers go to TensorBoard too."""
         if name in self._lines:
             self._lines[name].add(values)
-        if self._board is not None:
-            try:
-                for key, value in values.items():
-                    if key != "step":
-                        self._board.add_scalar(f"{name}/{key}", value, values["step"])
-            except OSError as error:
-                logger.warning("TensorBoard's files cannot be written (%s); left out.", error)
-                self._board = None
+        numbers = {f"{name}/{key}": value for key, value in values.items() if key != "step"}
+
+        def draw(board: Any) -> None:
+            for tag, value in numbers.items():
+                board.add_scalar(tag, value, values["step"])
+
+        self._to_board(draw)
+
+    def _to_board(self, write: Callable[[Any], object]) -> None:
+        """Does something with TensorBoard's writer; the run does without it once it fails."""
+        if self._board is None:
+            return
+        try:
+            write(self._board)
+        except OSError as error:
+            logger.warning("TensorBoard's files cannot be written (%s); left out.", error)
+            self._board = None
 
 
 def _lines_up_to(path: Path, step: int) -> int:

@@ -1,12 +1,13 @@
 """The tokenizer of towers: a released one, CLIP's, a file, or one made from the captions at hand.
 
-One that is made looks like SigLIP's: unigram pieces of cleaned text, `</s>` (1) for the end and for
-padding, `<unk>` (2), and as its last id a token that stands for a masked one.
+One that is made looks like SigLIP's from outside: pieces of cleaned text, `</s>` (1) for the end
+and for padding, `<unk>` (2), and as its last id a token that stands for a masked one.
 """
 
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -14,9 +15,9 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 from tokenizers.decoders import Metaspace as JoinPieces
-from tokenizers.models import Unigram
+from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import Metaspace
-from tokenizers.trainers import UnigramTrainer
+from tokenizers.trainers import BpeTrainer
 
 from prolip_search.encoders.config import ProLIPConfig
 from prolip_search.encoders.hub import fetch_tokenizer
@@ -39,6 +40,7 @@ from prolip_search.train.towers.processes import Processes
 __all__ = ["Vocabulary", "captions_of", "open_vocabulary", "train_pieces"]
 
 TRAINED = "train:"
+SMALLEST = 16
 N_CAPTIONS = 500_000  # of those a vocabulary is made from; more change it little
 SPECIAL_TOKENS = ("<pad>", "</s>", "<unk>")  # ids 0, 1, 2, as T5 and SigLIP number them
 # Stands for a masked token: our own, or the sentinel that the released code takes (id 32,000).
@@ -89,26 +91,36 @@ def open_vocabulary(config: TowersConfig, out: Path, processes: Processes) -> Vo
 
 
 def train_pieces(captions: Iterable[str], size: int, *, clean: str | None = None) -> Tokenizer:
-    """A unigram tokenizer of at most `size` ids, the mask token the last of them.
+    """A tokenizer of at most `size` ids, the mask token the last of them.
 
-    Fewer where the captions hold fewer different pieces. Raises ConfigError for a size that leaves
+    Fewer where the captions hold fewer different pieces; letters too rare for the size become
+    `<unk>`. The same captions give the same tokenizer. Raises ConfigError for a size that leaves
     no room for pieces.
     """
-    if size < len(SPECIAL_TOKENS) + 2:
+    if size < SMALLEST:
         raise ConfigError(f"A vocabulary of {size} is too small; try train:8000.")
-    tokenizer = Tokenizer(Unigram())
+    # Pair merges: the trainer of unigram pieces, SigLIP's kind, settles ties by luck, and no two
+    # runs would be alike.
+    tokenizer = Tokenizer(BPE(unk_token=SPECIAL_TOKENS[2], fuse_unk=True))
     tokenizer.pre_tokenizer = Metaspace()
     tokenizer.decoder = JoinPieces()
-    trainer = UnigramTrainer(
+    trainer = BpeTrainer(
         vocab_size=size - 1,
         special_tokens=list(SPECIAL_TOKENS),
-        unk_token=SPECIAL_TOKENS[2],
         show_progress=False,
     )
-    cleaned = (clean_text(caption, clean or "whitespace") for caption in captions)
-    tokenizer.train_from_iterator(cleaned, trainer)
+    cleaned = [clean_text(caption, clean or "whitespace") for caption in captions]
+    rare = dict.fromkeys(map(ord, _rare_letters(cleaned, n_kept=size // 2)))
+    tokenizer.train_from_iterator((text.translate(rare) for text in cleaned), trainer)
     tokenizer.add_special_tokens([MASK_TOKENS[0]])
     return tokenizer
+
+
+def _rare_letters(texts: Iterable[str], *, n_kept: int) -> list[str]:
+    """All letters but the most frequent ones; the trainer's own choice would be luck again."""
+    counts = Counter(letter for text in texts for letter in text)
+    by_count = sorted(counts, key=lambda letter: (-counts[letter], letter))
+    return by_count[n_kept:]
 
 
 def captions_of(data: DataConfig, *, seed: int) -> Iterator[str]:

@@ -99,7 +99,7 @@ class DrawnBatches:
 def photo_config(data: Path, **changes: Any) -> TowersConfig:
     """A run of whole towers on the train split of a folder, its vocabulary made from it."""
     given = {"paths": [str(data / "train.parquet")], "threads": 2}
-    return tiny_config(data=given, tokenizer="train:30", **changes)
+    return tiny_config(data=given, tokenizer="train:60", **changes)
 
 
 def tiny_run(out: Path, config: LoopConfig | None = None, **options: Any) -> ProLIP:
