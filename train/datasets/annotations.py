@@ -21,6 +21,7 @@ __all__ = ["CAPTION_NAMES", "ID_NAMES", "Entry", "read_annotations", "texts_of"]
 PATH_NAMES = ("path", "image", "filepath", "file_path", "image_path", "file_name", "filename")
 CAPTION_NAMES = ("captions", "caption", "title", "text", "texts", "sentences", "comment")
 ID_NAMES = ("id", "key", "image_id", "__key__")
+LONGEST_CAPTION = 20_000  # characters; no tower reads as many, and cleaning them takes time
 LONGEST_FIELD = 10_000_000  # characters of one CSV field
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 
@@ -66,14 +67,19 @@ def read_annotations(
 def texts_of(value: object) -> list[str]:
     """The captions in a cell: one text, or a list of texts or of Karpathy's sentences.
 
-    What is no text with a visible letter is left out.
+    What is no text with a visible letter is left out; halves of characters, which JSON can hold and
+    no tokenizer takes, become question marks.
     """
     if isinstance(value, str):
         value = [value]
     if not isinstance(value, list):
         return []
     texts = [item.get("raw") if isinstance(item, Mapping) else item for item in value]
-    return [text for text in texts if isinstance(text, str) and text.strip()]
+    return [
+        text[:LONGEST_CAPTION].encode("utf-8", "replace").decode("utf-8")
+        for text in texts
+        if isinstance(text, str) and text.strip()
+    ]
 
 
 def guess(names: Iterable[str], known: tuple[str, ...]) -> str | None:
@@ -229,7 +235,7 @@ def _karpathy(path: Path, images: list[dict[str, Any]], split: str | None, restv
             continue
         own_id = str(image.get("cocoid", image["filename"]))
         ids = [s["sentid"] for s in sentences if "sentid" in s]
-        entries.append(Entry(own_id, name, [s["raw"] for s in sentences], ids))
+        entries.append(Entry(own_id, name, texts_of(sentences), ids))
     if not entries and not skips:
         found = ", ".join(sorted({str(image.get("split")) for image in images}))
         raise TrainingDataError(f"{path} has no split {split!r}; it has {found}.")

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from prolip_search.encoders.tokenizers import ClipTokenizer
 from prolip_search.errors import TrainingDataError
 from prolip_search.train.datasets import parquet
 from prolip_search.train.datasets.captioned import CaptionedImages, open_captioned
@@ -264,3 +265,13 @@ def test_what_does_not_fit_in_memory_is_read_by_row_groups(
     (tmp_path / "train-1.parquet").unlink()
     with pytest.raises(TrainingDataError, match=r"row 18 \(p19\)"):
         data.image(18)
+
+
+def test_a_caption_is_text_that_a_tokenizer_takes(tmp_path: Path) -> None:
+    write_images(tmp_path, 1)
+    line = '{"path": "0.jpg", "captions": ["half a \\ud83d smile", "' + "a" * 50_000 + '"]}'
+    (tmp_path / "some.jsonl").write_text(line)
+    ((first, second),) = open_captioned(tmp_path / "some.jsonl").captions
+    assert first == "half a ? smile"
+    assert len(second) == 20_000
+    assert ClipTokenizer(16)([first, second]).shape == (2, 16)
