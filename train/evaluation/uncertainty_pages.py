@@ -148,6 +148,7 @@ def _lengths(result: Behaviour) -> bytes:
             axes.fill_between(at, low, high, color=colour, alpha=0.18, lw=0)
             axes.plot(at, middle, color=colour, lw=1.8, label=_of_words(one))
         axes.set(xlabel="length in words", ylabel="uncertainty u (median, quartiles)", yscale="log")
+        axes.tick_params(which="minor", length=0)
         axes.legend(frameon=False, labelcolor=LIGHT.ink, fontsize=9)
         return png(picture)
 

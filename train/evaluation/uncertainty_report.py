@@ -140,26 +140,26 @@ def evaluate_uncertainty(
     shortened, together = _text_parts(
         encoder, captions[:n_texts], texts[first], owners[first], cache, progress
     )
-    quality = retrieval_quality(whole.gaussians, texts, owners)
-    if labelled is not None:
-        quality.append(zero_shot_quality(encoder, labelled, cache, progress))
+    parts = _image_parts(
+        encoder, data, whole.rows[:n_reduced], whole.gaussians[:n_reduced], cache, progress
+    )
+    links = _chains(encoder, chains, cache, progress)
+    foretold = [] if labelled is None else [zero_shot_quality(encoder, labelled, cache, progress)]
     progress("measuring", 0, len(captions))
     return Behaviour(
         rows=whole.rows,
         image_uncertainty=whole.gaussians.uncertainty,
         text_uncertainty=texts.uncertainty,
         captions=captions,
-        quality=quality,
+        quality=[*retrieval_quality(whole.gaussians, texts, owners), *foretold],
         lengths=[
             lengths("captions", captions, texts.uncertainty, owners),
             *together,
         ],
         texts=shortened,
-        images=_image_parts(
-            encoder, data, whole.rows[:n_reduced], whole.gaussians[:n_reduced], cache, progress
-        ),
+        images=parts,
         inclusion=_in_captions(whole.gaussians, texts, owners),
-        chains=_chains(encoder, chains, cache, progress),
+        chains=links,
         skipped=[*data.skipped, *whole.skipped],
     )
 
