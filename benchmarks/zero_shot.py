@@ -35,7 +35,7 @@ from prolip_search import load_encoder
 from prolip_search.encoders.protocol import Encoder
 from prolip_search.images import decode
 from prolip_search.metrics import bootstrap_interval
-from prolip_search.train.evaluation.classification import Accuracy
+from prolip_search.train.evaluation.classification import Accuracy, mixed
 from prolip_search.train.evaluation.labelled import Labelled, LabelledImages, encode_labelled
 from prolip_search.train.evaluation.prompts import ClassPrompts, encode_prompts, read_templates
 from prolip_search.train.evaluation.zero_shot import (
@@ -106,8 +106,8 @@ def main() -> int:
         data = stamps(options.stamps, encoder.image_size)
         figures["sets"]["stamps"] = on_halves(data, encoder, templates, options.cache)
     if options.photos is not None:
-        sets = [caption_labelled(options.photos / f"{name}.parquet") for name in ("test", "val")]
-        figures["sets"]["photos"] = on_splits(*sets, encoder, templates, options.cache)
+        test, val = (caption_labelled(options.photos / f"{one}.parquet") for one in ("test", "val"))
+        figures["sets"]["photos"] = on_splits(test, val, encoder, templates, options.cache)
     for name, one in figures["sets"].items():
         show(name, one)
     if options.json is not None:
@@ -236,6 +236,7 @@ def summary(
         ),
         "templates": len(prompts.templates),
         "u of prompts": spread_of(prompts),
+        "length of the mean of unit means": lengths(prompts),
         "methods": [
             {
                 "method": method,
@@ -280,6 +281,13 @@ def spread_of(prompts: ClassPrompts) -> dict[str, float]:
         "standard deviation within classes": float(u.std(axis=1).mean()),
         "standard deviation of class means": float(u.mean(axis=1).std()),
     }
+
+
+def lengths(prompts: ClassPrompts) -> dict[str, float]:
+    """How far the prompts of each class agree: 1 where they are all the same."""
+    equal = np.full(prompts.shape, 1 / prompts.shape[1])
+    length = np.linalg.norm(mixed(prompts, equal).mean, axis=1)
+    return dict(zip(prompts.classes, length.round(3).tolist(), strict=True))
 
 
 def show(name: str, one: dict[str, Any]) -> None:
