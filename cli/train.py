@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -89,6 +90,8 @@ def train(
     out = out or Path(f"{Path(recipe).stem}-trained")
     if not isinstance(config, MiniConfig | AdapterTrainConfig):
         return _train_towers(config, data, val, out, resume=resume == "auto")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError(f"{recipe} trains in one process; start it without torchrun.")
     if data is None:
         raise ConfigError("--data is missing: the photos and captions to train on.")
     if isinstance(config, MiniConfig):
@@ -147,13 +150,25 @@ def _train_adapter(
 def _train_towers(
     config: TowersConfig, data: str | None, val: Path | None, out: Path, *, resume: bool
 ) -> None:
+    from prolip_search.train.towers.distributed import open_processes
     from prolip_search.train.towers.training import train_prolip, with_data
 
     config, val = with_data(config, data, val)
-    with _Bars() as bars:
+    with (
+        open_processes(config.execution) as processes,
+        _Bars(visible=processes.is_main) as bars,
+    ):
         result = train_prolip(
-            config, out, val=val, resume=resume, report=bars.report, note=bars.note
+            config,
+            out,
+            val=val,
+            resume=resume,
+            processes=processes,
+            report=bars.report,
+            note=bars.note,
         )
+    if not processes.is_main:
+        return
     if result.skipped.count:
         note(str(result.skipped))
     for name, value in result.val.items():
@@ -164,7 +179,7 @@ def _train_towers(
 class _Bars:
     """A bar for each stage, on stderr."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, visible: bool = True) -> None:
         from rich.console import Console
         from rich.progress import (
             BarColumn,
@@ -182,6 +197,7 @@ class _Bars:
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             console=Console(stderr=True),
+            disable=not visible,
         )
         self._tasks: dict[str, TaskID] = {}
 

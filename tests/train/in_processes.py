@@ -27,7 +27,7 @@ def in_processes(n: int, function: Callable[..., Any], *arguments: Any) -> list[
     """
     # Forked from a process that has imported torch and started no threads: quick and safe
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
+    context.set_forkserver_preload(["prolip_search.train.towers.distributed"])
     with tempfile.TemporaryDirectory() as folder:
         pipes, processes = [], []
         for rank in range(n):

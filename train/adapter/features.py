@@ -129,6 +129,10 @@ class PairsOfPoints:
         """Go on from there."""
         self._step = int(state["step"])
 
+    def take_over(self, states: Sequence[Mapping[str, Any]]) -> None:
+        """Go on where other processes stood: at the same step, all of them."""
+        self.load_state_dict(states[0])
+
     def __iter__(self) -> Generator[Batch]:
         """pixels: photos [B, D]. ids: captions and shortened captions [B, 2, D]."""
         while True:

@@ -129,16 +129,24 @@ class Loader:
 
         Raises TrainingDataError when the data, seed or number of processes are others.
         """
-        now = self._stream.identity
-        for name, before in state["identity"].items():
-            if now.get(name) != before:
-                raise TrainingDataError(
-                    f"This run was reading with {name} = {_short(before)}, now it is "
-                    f"{_short(now.get(name))}; resume with the same data, seed and processes."
-                )
+        _check_identity(state["identity"], self._stream.identity)
         self._position = tuple(state["position"])
         self._epoch = int(state["epoch"])
         self.skipped = SkipReport.from_json(state["skipped"])
+
+    def take_over(self, states: Sequence[Mapping[str, Any]]) -> None:
+        """Go on where processes stood whose number was another, at the next `iter`.
+
+        states: of all of them, by rank; their skips are shared out over the reports here. Raises
+        TrainingDataError when data or seed are others.
+        """
+        here = self._stream.identity
+        for rank, state in enumerate(states):
+            _check_identity(state["identity"], {**here, "rank": rank, "world": len(states)})
+        self._position = self._stream.taken_over([tuple(state["position"]) for state in states])
+        self._epoch = min(int(state["epoch"]) for state in states)
+        own = states[here["rank"] :: here["world"]]
+        self.skipped = SkipReport.joined(SkipReport.from_json(state["skipped"]) for state in own)
 
     def __iter__(self) -> Generator[Batch]:
         """Batches from the current position on."""
@@ -265,6 +273,15 @@ class _Ready:
     epoch: int
     after: Position
     skips: list[Skipped] = field(default_factory=list)
+
+
+def _check_identity(then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    for name, before in then.items():
+        if now.get(name) != before:
+            raise TrainingDataError(
+                f"This run was reading with {name} = {_short(before)}, now it is "
+                f"{_short(now.get(name))}; resume with the same data, seed and processes."
+            )
 
 
 def _short(value: object) -> str:

@@ -14,6 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -81,7 +82,7 @@ class ShardStream:
         return None
 
     @property
-    def identity(self) -> dict[str, object]:
+    def identity(self) -> dict[str, Any]:
         """Names of the shards (not where they lie), seed, processes, shuffling."""
         names = "\n".join(shard.rpartition("/")[2] for shard in self._shards)
         return {
@@ -93,6 +94,13 @@ class ShardStream:
             "shuffle_buffer": self._shuffle_buffer,
             "weights": None if self._weights is None else self._weights.tolist(),
         }
+
+    def taken_over(self, positions: Sequence[Position]) -> Position:
+        """This process's first shard from the first one that was not read to its end.
+
+        Shards that were begun are read again from their beginning.
+        """
+        return (min(place for place, *_ in positions) + self._rank, 0, 0)
 
     def draw_from(self, position: Position) -> Iterator[Drawn | Lost]:
         """Samples from a position on. Raises TrainingDataError when no shard holds any."""

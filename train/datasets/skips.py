@@ -71,3 +71,12 @@ class SkipReport:
         """What `to_json` gave."""
         listed = [Skipped(**skip) for skip in values["listed"]]
         return cls(Counter(values["reasons"]), listed, {skip.key for skip in listed})
+
+    @classmethod
+    def joined(cls, reports: Iterable[SkipReport]) -> SkipReport:
+        """The skips of several reports in one."""
+        joined = cls()
+        for report in reports:
+            joined.add(report.listed)  # counts each once: what was skipped again comes on top
+            joined.reasons += report.reasons - Counter(skip.reason for skip in report.listed)
+        return joined

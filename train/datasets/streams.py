@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -65,7 +65,7 @@ class SampleStream(Protocol):
         """Where the first epoch begins."""
 
     @property
-    def identity(self) -> dict[str, object]:
+    def identity(self) -> dict[str, Any]:
         """What has to be the same for a position to mean the same. JSON-ready."""
 
     @property
@@ -74,6 +74,9 @@ class SampleStream(Protocol):
 
     def draw_from(self, position: Position) -> Iterator[Drawn | Lost]:
         """What comes from there on."""
+
+    def taken_over(self, positions: Sequence[Position]) -> Position:
+        """This process's position after another number of processes, by rank, stood at those."""
 
 
 class RowStream:
@@ -119,7 +122,7 @@ class RowStream:
         return int(self._ends[-1])
 
     @property
-    def identity(self) -> dict[str, object]:
+    def identity(self) -> dict[str, Any]:
         """Rows by number and name, seed, processes, weights."""
         return {
             "rows": [len(source) for source in self._sources],
@@ -129,6 +132,13 @@ class RowStream:
             "world": self._world,
             "weights": None if self._weights is None else self._weights.tolist(),
         }
+
+    def taken_over(self, positions: Sequence[Position]) -> Position:
+        """This process's place, counted from the first one that nobody had reached.
+
+        Exact where no row was skipped: else some process was further on, and those few come again.
+        """
+        return (min(place for (place,) in positions) + self._rank,)
 
     def draw_from(self, position: Position) -> Iterator[Drawn]:
         """Rows from a place on."""

@@ -15,7 +15,7 @@ import random
 import re
 import subprocess
 import zlib
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -57,6 +57,9 @@ class BatchSource(Protocol):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on from there."""
+
+    def take_over(self, states: Sequence[Mapping[str, Any]]) -> None:
+        """Goes on where another number of processes stood, the states of all of them by rank."""
 
 
 @dataclass
@@ -128,7 +131,7 @@ class Checkpoints:
         """
         for path in self.found():
             try:
-                header, tensors = read_whole(path, self._processes.device)
+                header, tensors = read_whole(path)
             except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
                 logger.warning("%s is damaged (%s); taking the one before.", path, error)
                 continue
@@ -144,7 +147,12 @@ class Checkpoints:
             for moment in MOMENTS:
                 if value in state.optimizer.state:
                     tensors[f"{moment}.{name}"] = state.optimizer.state[value][moment]
-        return {name: value.to("cpu").contiguous() for name, value in tensors.items()}
+        kept = {}
+        for name, tensor in tensors.items():
+            whole = self._processes.whole(tensor)  # every process takes part
+            if self._processes.is_main:
+                kept[name] = whole.to("cpu").contiguous()
+        return kept
 
     def _check(
         self, path: Path, header: dict[str, Any], tensors: Mapping[str, Tensor], state: RunState
@@ -155,12 +163,6 @@ class Checkpoints:
                 f"{path} is of a run with another configuration ({difference}); resume with the "
                 "same recipe and settings, or train into another folder."
             )
-        n_then, n_now = len(header["ranks"]), self._processes.world_size
-        if n_then != n_now:
-            raise TrainingError(
-                f"{path} is of a run on {n_then} processes, but here are {n_now}; "
-                f"resume with as many (torchrun --nproc-per-node …)."
-            )
         missing = [name for name in state.parameters if f"parameters.{name}" not in tensors]
         if missing:
             raise TrainingError(
@@ -170,19 +172,27 @@ class Checkpoints:
     def _put_back(
         self, header: dict[str, Any], tensors: Mapping[str, Tensor], state: RunState
     ) -> None:
+        like = self._processes.like
         with torch.no_grad():
             for name, value in state.parameters.items():
-                value.copy_(tensors[f"parameters.{name}"])
+                value.copy_(like(value, tensors[f"parameters.{name}"]))
                 if name in state.averaged:
-                    state.averaged[name].copy_(tensors[f"averaged.{name}"])
+                    state.averaged[name].copy_(like(value, tensors[f"averaged.{name}"]))
                 if f"step.{name}" in tensors:
-                    moments = {moment: tensors[f"{moment}.{name}"] for moment in MOMENTS}
-                    state.optimizer.state[value] = {**moments, "step": moments["step"].to("cpu")}
-        own = header["ranks"][self._processes.rank]
-        state.batches.load_state_dict(own["batches"])
+                    state.optimizer.state[value] = {
+                        "exp_avg": like(value, tensors[f"exp_avg.{name}"]),
+                        "exp_avg_sq": like(value, tensors[f"exp_avg_sq.{name}"]),
+                        "step": tensors[f"step.{name}"],  # AdamW has it on the CPU
+                    }
+        ranks = header["ranks"]
+        if len(ranks) == self._processes.world_size:
+            own = ranks[self._processes.rank]
+            state.batches.load_state_dict(own["batches"])
+            _restore_random_states(own)
+        else:
+            state.batches.take_over([rank["batches"] for rank in ranks])
         state.watch.restore(header["recent"])
         state.step = int(header["step"])
-        _restore_random_states(own)
 
 
 def commit() -> str | None:
@@ -210,7 +220,7 @@ def _write_whole(path: Path, tensors: Mapping[str, Tensor], header: dict[str, An
         unfinished.unlink(missing_ok=True)
 
 
-def read_whole(path: Path, device: torch.device) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def read_whole(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Header and tensors. Raises ValueError where a checksum is not that of its tensor."""
     with safe_open(path, framework="pt") as file:
         header: dict[str, Any] = json.loads(file.metadata()["state"])
@@ -221,7 +231,7 @@ def read_whole(path: Path, device: torch.device) -> tuple[dict[str, Any], dict[s
             tensor = file.get_tensor(name)
             if _checksum(tensor) != checksum:
                 raise ValueError(f"the checksum of {name} is wrong")
-            tensors[name] = tensor.to(device)
+            tensors[name] = tensor
     return header, tensors
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError
 
 from prolip_search.encoders.config import parse_config
@@ -28,7 +27,7 @@ def export_checkpoint(checkpoint: Path, folder: Path, *, tokenizer: Path | None 
     """
     file = newest_checkpoint(checkpoint) if checkpoint.is_dir() else checkpoint
     try:
-        header, tensors = read_whole(file, torch.device("cpu"))
+        header, tensors = read_whole(file)
         values = header["config"]
         config = parse_config(values["model"])
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:

@@ -96,13 +96,15 @@ class ExecutionConfig:
     """How the same mathematics is run: what fits the machine, not what comes out.
 
     accumulation: each process's batch goes through the towers in so many parts; the losses are
-    still those of the whole batch. device: "auto" takes a GPU where there is one.
+    still those of the whole batch. sharded: of several processes each keeps a share of every
+    weight (FSDP2), not all of them (DDP). device: "auto" takes a GPU where there is one.
     """
 
     precision: str = "float32"
     accumulation: int = 1
     activation_checkpointing: bool = False
     compile: bool = False
+    sharded: bool = False
     device: str = "auto"
 
     def __post_init__(self) -> None:

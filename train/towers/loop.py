@@ -60,8 +60,10 @@ def train_towers(
     validate: Validate | None = None,
     report: Callable[[Step], None] = lambda step: None,
 ) -> nn.Module:
-    """Trains a `GaussianModel` in place and gives it back, with averaged weights where asked for.
+    """Trains a `GaussianModel` and gives it back, with averaged weights where asked for.
 
+    It is trained in place; only where its weights are shared out over processes is what comes back
+    another module, with whole weights in the process that writes.
     batches: this process's share of each step, batch_size / processes pairs. Writes logs and
     checkpoints into `out`; with `resume` it goes on from the newest whole checkpoint there.
     validate: measures the model every `validation_every` steps and at the end. Raises TrainingError
@@ -71,12 +73,12 @@ def train_towers(
     checkpoints = Checkpoints(out / "checkpoints", config, processes)
     refuse_to_overwrite(out, checkpoints, resume=resume)
     model.to(processes.device).train()
+    prepare_execution(model, config.execution)
+    towers = processes.wrap(Towers(model, precision=config.execution.precision))
     state = first_state(config, model, batches, out)
     torch.manual_seed(config.seed + processes.rank)  # for what draws without being asked
     if resume:
         checkpoints.restore(state)
-    prepare_execution(model, config.execution)
-    towers = processes.wrap(Towers(model, precision=config.execution.precision))
     objective = Objective(config, processes.ppcl)
     clip_norm = config.optimizer.clip_norm or float("inf")
 
@@ -108,7 +110,8 @@ def train_towers(
             last = state.step == config.n_steps
             if validate and (last or is_due(state.step, config.validation_every)):
                 with averaged_weights(state):
-                    logs.add("validation", {"step": state.step, **validate(model.eval())})
+                    figures = validate(processes.gathered(model).eval())
+                    logs.add("validation", {"step": state.step, **figures})
                 model.train()
             # After the validation: a run that goes on from here must not have it before it.
             if last or is_due(state.step, config.checkpoints.every):
@@ -118,7 +121,7 @@ def train_towers(
     with torch.no_grad():
         for name, value in state.averaged.items():
             state.parameters[name].copy_(value)
-    return model.eval()
+    return processes.gathered(model).eval()
 
 
 def pairs_per_process(config: LoopConfig, processes: Processes) -> int:

@@ -20,16 +20,16 @@ UNDECAYED_NAMES = ("bn", "ln", "bias", "logit_scale")
 def make_optimizer(
     parameters: Mapping[str, nn.Parameter], config: OptimizerConfig
 ) -> torch.optim.AdamW:
-    """AdamW with two groups: what decays, and what does not (vectors, norms, the match logit).
+    """AdamW over what decays, and what does not (vectors, norms, the match logit).
 
-    Embeddings and positions do decay. parameters: by their released names.
+    Embeddings and positions do decay. parameters: by their released names. The match logit has a
+    group of its own: it stays whole where weights are shared out, and AdamW takes no mixture.
     """
+    undecayed = [p for name, p in parameters.items() if not decays(name, p)]
     groups: list[dict[str, Any]] = [
         {"params": [p for name, p in parameters.items() if decays(name, p)]},
-        {
-            "params": [p for name, p in parameters.items() if not decays(name, p)],
-            "weight_decay": 0.0,
-        },
+        {"params": [p for p in undecayed if p.ndim > 0], "weight_decay": 0.0},
+        {"params": [p for p in undecayed if p.ndim == 0], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(
         [group for group in groups if group["params"]],

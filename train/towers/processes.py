@@ -1,4 +1,4 @@
-"""The processes of a run: one here; what a run over several has to do differently stands here."""
+"""The processes of a run: one here, and all that is otherwise in `distributed.py`."""
 
 from __future__ import annotations
 
@@ -61,6 +61,18 @@ class Processes:
     def gather(self, value: Value) -> list[Value]:
         """The value of every process, in order of rank, in each of them."""
         return [value]
+
+    def whole(self, tensor: Tensor) -> Tensor:
+        """The shares of all processes put together, where weights are shared out."""
+        return tensor
+
+    def like(self, tensor: Tensor, whole: Tensor) -> Tensor:
+        """This process's share of a whole tensor, cut as `tensor` is and where that is."""
+        return whole.to(tensor.device)
+
+    def gathered(self, model: nn.Module) -> nn.Module:
+        """The model with whole weights, in the process that writes; every process takes part."""
+        return model
 
     def clip_norm(self, parameters: list[Tensor], largest: float) -> Tensor:
         """The norm of the whole gradient, before it is scaled down to `largest`."""

@@ -96,7 +96,7 @@ def train_prolip(
 
     measure = None if held_out is None else validation(held_out, vocabulary, processes)
     with quiet_pillow():
-        train_towers(
+        trained = train_towers(
             config,
             model,
             loader,
@@ -111,7 +111,7 @@ def train_prolip(
     figures = _last_line(out / "validation.jsonl")
     if processes.is_main:
         export_released(
-            model,
+            trained.state_dict(),
             vocabulary.model,
             folder,
             tokenizer=vocabulary.file,

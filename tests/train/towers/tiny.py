@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +94,10 @@ class DrawnBatches:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on after so many."""
         self.n_done = state["n_done"]
+
+    def take_over(self, states: Sequence[Mapping[str, Any]]) -> None:
+        """Goes on after as many as those did."""
+        self.load_state_dict(states[0])
 
 
 def photo_config(data: Path, **changes: Any) -> TowersConfig:
