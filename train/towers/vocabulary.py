@@ -6,7 +6,6 @@ and for padding, `<unk>` (2), and as its last id a token that stands for a maske
 
 from __future__ import annotations
 
-import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -19,6 +18,7 @@ from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import Metaspace
 from tokenizers.trainers import BpeTrainer
 
+from prolip_search.encoders.cache import write_atomically
 from prolip_search.encoders.config import ProLIPConfig
 from prolip_search.encoders.hub import fetch_tokenizer
 from prolip_search.encoders.tokenizers import (
@@ -87,6 +87,7 @@ def open_vocabulary(config: TowersConfig, out: Path, processes: Processes) -> Vo
             f"{file} makes ids up to {tokenizer.vocab_size - 1:,}, but the text tower knows "
             f"{model.text.vocab_size:,}; set model.text_cfg.vocab_size."
         )
+    _keep(file, out / "tokenizer.json", processes)
     return Vocabulary(tokenizer, file, _mask_tokens(file), model)
 
 
@@ -165,17 +166,22 @@ def _trained(config: TowersConfig, out: Path, processes: Processes) -> Path:
         size = int(config.tokenizer.removeprefix(TRAINED))
         captions = captions_of(config.data, seed=config.seed)
         tokenizer = train_pieces(captions, size, clean=config.model.text.clean)
-        unfinished = file.with_suffix(".part")
-        try:
-            out.mkdir(parents=True, exist_ok=True)
-            unfinished.write_text(tokenizer.to_str(), encoding="utf-8")
-            shutil.move(unfinished, file)
-        except OSError as error:
-            raise TrainingError(
-                f"{file} cannot be written ({error}); give another --out."
-            ) from error
+        _write(file, tokenizer.to_str().encode())
     processes.wait()
     return file
+
+
+def _keep(file: Path, beside: Path, processes: Processes) -> None:
+    """A copy in the run's folder, so that the run can be exported without asking for it."""
+    if processes.is_main and not beside.is_file():
+        _write(beside, file.read_bytes())
+
+
+def _write(file: Path, content: bytes) -> None:
+    try:
+        write_atomically(file, content)
+    except OSError as error:
+        raise TrainingError(f"{file} cannot be written ({error}); give another --out.") from error
 
 
 def _mask_tokens(file: Path) -> MaskTokens:

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from prolip_search import load_encoder
+from prolip_search import SearchEngine, load_encoder
 from prolip_search.encoders.checkpoint import ReleasedFolder
 from prolip_search.errors import ConfigError, TrainingDataError
 from prolip_search.train.datasets.captioned import open_captioned
@@ -18,7 +19,7 @@ from prolip_search.train.evaluation.encoding import encode_captioned
 from prolip_search.train.evaluation.recalls import retrieval
 from prolip_search.train.towers.config import parse_config
 from prolip_search.train.towers.training import TowersResult, train_prolip, with_data
-from tests.train.mini.synthetic import write_split
+from tests.train.mini.synthetic import COLOURS, write_split
 from tests.train.towers.tiny import RECIPE, tiny_config
 
 
@@ -49,6 +50,16 @@ def test_the_encoder_is_a_released_folder_that_loads(trained: TowersResult) -> N
     told = json.loads((trained.folder / "training.json").read_text())
     assert told["recipe"]["batch_size"] == 8
     assert told["val"] == trained.val
+
+
+def test_an_index_takes_the_encoder_and_answers(trained: TowersResult, tmp_path: Path) -> None:
+    for name, colour in COLOURS.items():
+        Image.new("RGB", (40, 30), colour).save(tmp_path / f"{name}.jpg")
+    encoder = load_encoder(str(trained.folder), runtime="torch")
+    engine = SearchEngine.create(tmp_path / ".prolip-search", encoder=encoder)
+    engine.index(tmp_path)
+    results = engine.search("a red picture", k=3)
+    assert {Path(result.path).stem for result in results} == set(COLOURS)
 
 
 def test_the_figures_of_the_run_are_those_of_the_encoder_it_left(
