@@ -144,7 +144,7 @@ def prolip_step(
     mask = masked_pairs(
         MaskingConfig(share_of_pairs=share_of_pairs),
         MaskTokens(config.text.vocab_size - 1, (1,)),
-        config.vision.n_patches,
+        config.vision,
     )
     generator = torch.Generator().manual_seed(SEED)
     processes = Processes(options.device)

@@ -15,6 +15,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from prolip_search.encoders.config import VisionConfig
+from prolip_search.encoders.preprocessing import ImagePreprocessing
 from prolip_search.train.datasets.batches import Batch
 from prolip_search.train.towers.config import MaskingConfig
 
@@ -42,12 +44,15 @@ class MaskTokens:
     never_masked: tuple[int, ...]
 
 
-def masked_pairs(config: MaskingConfig, tokens: MaskTokens, n_patches: int) -> Masking:
-    """The masking of whole towers over images of `n_patches` patches."""
+def masked_pairs(config: MaskingConfig, tokens: MaskTokens, vision: VisionConfig) -> Masking:
+    """The masking of whole towers; pixels that come as bytes are normalised where they are."""
+    preprocessing = ImagePreprocessing(size=vision.image_size)
+    n_patches = vision.n_patches
     n_kept = max(1, int(config.share_of_patches_kept * n_patches))
     never = torch.tensor(tokens.never_masked)
 
     def mask(batch: Batch, generator: torch.Generator) -> Forms:
+        batch = batch.normalised(preprocessing)
         n_masked = int(config.share_of_pairs * len(batch))
         if n_masked == 0:
             return Forms(batch.pixels, batch.ids)

@@ -63,7 +63,7 @@ def model_config() -> ProLIPConfig:
 
 def tiny_masking(config: LoopConfig) -> Masking:
     """The masking of the tiny model."""
-    return masked_pairs(config.masking, TOKENS, model_config().vision.n_patches)
+    return masked_pairs(config.masking, TOKENS, model_config().vision)
 
 
 def drawn_batch(n_pairs: int, seed: int) -> Batch:
