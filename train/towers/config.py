@@ -97,7 +97,8 @@ class ExecutionConfig:
 
     accumulation: each process's batch goes through the towers in so many parts; the losses are
     still those of the whole batch. sharded: of several processes each keeps a share of every
-    weight (FSDP2), not all of them (DDP). device: "auto" takes a GPU where there is one.
+    weight (FSDP2), not all of them (DDP); one process has all in any case. device: "auto"
+    takes a GPU where there is one.
     """
 
     precision: str = "float32"

@@ -27,7 +27,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from prolip_search.encoders.prolip import ResidualBlock
-from prolip_search.errors import ConfigError, ProlipSearchError, TrainingError
+from prolip_search.errors import ProlipSearchError, TrainingError
 from prolip_search.train.losses import PairwiseLoss
 from prolip_search.train.pairwise import distributed_ppcl_loss
 from prolip_search.train.towers.config import ExecutionConfig
@@ -52,10 +52,6 @@ def open_processes(execution: ExecutionConfig) -> Iterator[Processes]:
     """
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     if world_size == 1:
-        if execution.sharded:
-            raise ConfigError(
-                "execution.sharded needs several processes: torchrun --nproc-per-node N …"
-            )
         yield Processes(execution.device)
         return
     # Made here, so that a failure can still be told when the group is broken

@@ -168,6 +168,40 @@ def test_a_global_batch_holds_the_same_samples_however_many_processes_share_it()
         assert texts == sorted(parts)
 
 
+@pytest.mark.parametrize(("before", "after"), [(3, 2), (2, 3), (1, 2), (6, 1)])
+def test_another_number_of_processes_goes_on_where_the_others_stood(
+    before: int, after: int
+) -> None:
+    data = captioned(10)
+    whole = take(loader_of(data, 6), 5)
+    states = []
+    for rank in range(before):
+        loader = loader_of(data, 6 // before, rank=rank, world=before)
+        take(loader, 2)
+        states.append(loader.state_dict())
+    loaders = [loader_of(data, 6 // after, rank=rank, world=after) for rank in range(after)]
+    for loader in loaders:
+        loader.take_over(states)
+    parts = [take(loader, 3) for loader in loaders]
+    for number, batch in enumerate(whole[2:]):
+        keys = [key for batches in parts for key in batches[number].keys]
+        assert sorted(keys) == sorted(batch.keys)
+
+
+def test_a_take_over_keeps_every_skip_and_refuses_other_data() -> None:
+    data = captioned(10, bad=(2, 7))
+    loaders = [loader_of(data, 3, rank=rank, world=2) for rank in range(2)]
+    for loader in loaders:
+        take(loader, 4)
+    states = [loader.state_dict() for loader in loaders]
+    alone = loader_of(data, 6)
+    alone.take_over(states)
+    assert alone.skipped.count == sum(loader.skipped.count for loader in loaders)
+    assert {skip.key for skip in alone.skipped.listed} == {"k2", "k7"}
+    with pytest.raises(TrainingDataError, match="seed = 5, now it is 6"):
+        loader_of(data, seed=6).take_over(states)
+
+
 def test_captions_of_an_image_come_equally_often() -> None:
     stream = RowStream([captioned(4)], seed=3)
     counts: Counter[str] = Counter()

@@ -18,7 +18,6 @@ import torch.distributed as dist
 from safetensors.torch import load_file
 from torch import Tensor
 
-from prolip_search.errors import ConfigError
 from prolip_search.train.datasets.batches import Batch
 from prolip_search.train.recipes import read_recipe
 from prolip_search.train.towers.config import ExecutionConfig, TowersConfig
@@ -296,13 +295,12 @@ def test_where_one_process_fails_all_end_and_it_is_told_once(tmp_path: Path) -> 
     assert f'File "{script}"' not in done.stderr  # torchrun's own traceback is all there is
 
 
-def test_shared_out_weights_want_several_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_process_keeps_all_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    with (
-        pytest.raises(ConfigError, match="torchrun"),
-        open_processes(ExecutionConfig(sharded=True)),
-    ):
-        pass
+    with open_processes(ExecutionConfig(sharded=True, device="cpu")) as processes:
+        assert processes.world_size == 1
+        model = tiny_model()
+        assert processes.gathered(model) is model
 
 
 def toml_of(values: dict[str, Any]) -> str:
