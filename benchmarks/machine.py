@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -21,6 +23,22 @@ PACKAGES = (
     "usearch",
     "hnswlib",
 )
+
+
+def work_s(action: Callable[[], object], device: str = "cpu") -> float:
+    """Seconds of processor time on a CPU, which other programs do not lengthen; by the clock on
+    a GPU."""
+    if device == "cpu":
+        start = time.process_time()
+        action()
+        return time.process_time() - start
+    import torch  # most benchmarks do without
+
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    action()
+    torch.cuda.synchronize()
+    return time.perf_counter() - start
 
 
 def facts_of_run() -> dict[str, Any]:

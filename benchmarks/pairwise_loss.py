@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.machine import facts_of_run
+from benchmarks.machine import facts_of_run, work_s
 from prolip_search.train.losses import ppcl_loss
 from prolip_search.train.pairwise import blocked_ppcl_loss
 
@@ -78,7 +77,7 @@ def measured(n: int, options: argparse.Namespace) -> dict[str, Any]:
     times: dict[str, list[float]] = {name: [] for name in ways}
     for run in range(options.runs):
         for name in list(ways) if run % 2 else reversed(list(ways)):
-            times[name].append(seconds(ways[name], options.device))
+            times[name].append(work_s(ways[name], options.device))
     row: dict[str, Any] = {"n": n}
     for name in ways:
         row[name] = {"ms": 1e3 * statistics.median(times[name]), "peak_mib": peaks[name]}
@@ -105,19 +104,6 @@ def value_and_gradients(
     images, texts = (inputs[0], inputs[1]), (inputs[2], inputs[3])
     value = loss(images, texts, logit_scale=inputs[4], logit_bias=inputs[5], **options)
     return [value.detach(), *torch.autograd.grad(value, inputs)]
-
-
-def seconds(action: Callable[[], object], device: str) -> float:
-    """Of processor time on a CPU, by the clock on a GPU."""
-    if device == "cpu":
-        start = time.process_time()
-        action()
-        return time.process_time() - start
-    torch.cuda.synchronize()
-    start = time.perf_counter()
-    action()
-    torch.cuda.synchronize()
-    return time.perf_counter() - start
 
 
 def peak_mib(action: Callable[[], object], device: str) -> float | None:

@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from open_clip.loss import SigLipLoss
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from benchmarks.machine import facts_of_run
+from benchmarks.machine import facts_of_run, work_s
 from prolip_search.encoders.config import ProLIPConfig, parse_config, released_config
 from prolip_search.encoders.prolip import ImageTower, ProLIP, TextTower
 from prolip_search.train.datasets.batches import Batch
@@ -99,7 +98,7 @@ def measured(options: argparse.Namespace) -> dict[str, Any]:
         names = list(steps)
         shift = number % len(names)
         for name in names[shift:] + names[:shift]:
-            times[name].append(seconds(steps[name], options.device))
+            times[name].append(work_s(steps[name], options.device))
     return {"rounds": options.rounds, "trainings": {name: figures(times, name) for name in steps}}
 
 
@@ -232,19 +231,6 @@ def random_batch(config: ProLIPConfig, n: int) -> Batch:
         ),
         [str(number) for number in range(n)],
     )
-
-
-def seconds(action: Callable[[], object], device: str) -> float:
-    """Of processor time on a CPU, by the clock on a GPU."""
-    if device == "cpu":
-        start = time.process_time()
-        action()
-        return time.process_time() - start
-    torch.cuda.synchronize()
-    start = time.perf_counter()
-    action()
-    torch.cuda.synchronize()
-    return time.perf_counter() - start
 
 
 def line_of(name: str, of: dict[str, float]) -> str:

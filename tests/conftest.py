@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +33,18 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError(f"network is blocked in tests: {address!r}")
 
     monkeypatch.setattr(socket.socket, "connect", local_only)
+
+
+@pytest.fixture
+def namespace() -> list[str]:
+    """The beginning of a command that may mount file systems of its own."""
+    if shutil.which("unshare") is None:
+        pytest.skip("needs unshare, of util-linux")
+    command = ["unshare", "--map-root-user", "--mount"]
+    probe = [*command, "mount", "-t", "tmpfs", "tmpfs", "/mnt"]
+    if subprocess.run(probe, capture_output=True).returncode:
+        pytest.skip("this machine lets nobody mount a tmpfs in a namespace")
+    return command
 
 
 def _shared(name: str) -> Path:

@@ -6,27 +6,12 @@ Where namespaces are not to be had, test_refused_writes.py still limits the size
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-
 CHECKOUT = Path(__file__).resolve().parents[2]
-NAMESPACE = ["unshare", "--map-root-user", "--mount"]
-
-
-@pytest.fixture
-def namespace() -> list[str]:
-    """The beginning of a command that may mount file systems of its own."""
-    if shutil.which("unshare") is None:
-        pytest.skip("needs unshare, of util-linux")
-    probe = [*NAMESPACE, "mount", "-t", "tmpfs", "tmpfs", "/mnt"]
-    if subprocess.run(probe, capture_output=True).returncode:
-        pytest.skip("this machine lets nobody mount a tmpfs in a namespace")
-    return NAMESPACE
 
 
 def test_a_full_disk_is_one_clear_error_and_costs_nothing(

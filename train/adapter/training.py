@@ -38,6 +38,7 @@ from prolip_search.train.evaluation.uncertainty import agreement, inclusion_shar
 from prolip_search.train.feature_cache import Progress
 from prolip_search.train.towers.loop import Step, train_towers
 from prolip_search.train.towers.processes import Processes
+from prolip_search.train.whole_files import write_whole
 
 __all__ = ["TrainedAdapter", "export_adapter", "train_adapter", "train_heads"]
 
@@ -210,12 +211,12 @@ def export_adapter(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         # Bytes written by us get ordinary permissions; safetensors' own files are private.
-        _write(folder / HEADS, lambda path: path.write_bytes(save(state)))
+        write_whole(folder / HEADS, lambda path: path.write_bytes(save(state)))
         if opened is not None and opened.tokenizer_file is not None:
             tokenizer = opened.tokenizer_file
-            _write(folder / TOKENIZER, lambda path: shutil.copyfile(tokenizer, path))
+            write_whole(folder / TOKENIZER, lambda path: shutil.copyfile(tokenizer, path))
         text = json.dumps(config.to_json(folder / HEADS), indent=2) + "\n"
-        _write(folder / "config.json", lambda path: path.write_text(text, encoding="utf-8"))
+        write_whole(folder / "config.json", lambda path: path.write_text(text, encoding="utf-8"))
     except OSError as error:
         raise TrainingError(
             f"The adapter cannot be written to {folder} ({error}); make room there or give another "
@@ -235,12 +236,3 @@ def _open(data: Path, val: Path | None) -> tuple[CaptionedImages, CaptionedImage
         return train, open_captioned(data, split="val")
     except TrainingDataError:
         return train, None  # there is none beside it: nothing is measured
-
-
-def _write(path: Path, write: Callable[[Path], object]) -> None:
-    unfinished = path.with_name(f".{path.name}.part")
-    try:
-        write(unfinished)
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)

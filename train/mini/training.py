@@ -36,6 +36,7 @@ from prolip_search.train.mini.data import (
 from prolip_search.train.mini.features import prepare_features
 from prolip_search.train.mini.loop import Step, TrainedHeads, encode_texts, train_heads
 from prolip_search.train.mini.trunks import MiniTrunks
+from prolip_search.train.whole_files import write_whole
 
 __all__ = ["TrainingResult", "export_heads", "train_mini"]
 
@@ -97,7 +98,7 @@ def export_heads(trained: TrainedHeads, folder: Path, *, training: dict[str, Any
     heads_file = folder / "heads.safetensors"
     state = {name: value.half().contiguous() for name, value in trained.heads.state_dict().items()}
     # Bytes written by us get ordinary permissions; safetensors' own files are private.
-    _write(heads_file, lambda path: path.write_bytes(save(state)))
+    write_whole(heads_file, lambda path: path.write_bytes(save(state)))
     config = make_mini_config(
         heads=trained.heads.config,
         match_logit=MatchLogit(round(trained.logit_scale, 6), round(trained.logit_bias, 6)),
@@ -105,7 +106,7 @@ def export_heads(trained: TrainedHeads, folder: Path, *, training: dict[str, Any
         training=training,
     )
     text = json.dumps(config.to_json(), indent=2, sort_keys=True) + "\n"
-    _write(folder / "config.json", lambda path: path.write_text(text, encoding="utf-8"))
+    write_whole(folder / "config.json", lambda path: path.write_text(text, encoding="utf-8"))
     return config
 
 
@@ -135,9 +136,3 @@ def _val_features(
 def _gaussians(parts: list[tuple[Tensor, Tensor]]) -> Gaussians:
     mean = torch.cat([mean for mean, _ in parts]).numpy()
     return Gaussians.from_raw(mean, torch.cat([lv for _, lv in parts]).numpy())
-
-
-def _write(path: Path, write: Callable[[Path], object]) -> None:
-    unfinished = path.with_name(path.name + ".part")
-    write(unfinished)
-    unfinished.replace(path)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from prolip_search.encoders.config import ProLIPConfig
 from prolip_search.encoders.prolip import ProLIP
 from prolip_search.encoders.tokenizers import CLIP_VOCABULARY, PieceTokenizer
 from prolip_search.errors import CheckpointError, ConfigError, TrainingError
+from prolip_search.train.whole_files import write_whole
 
 __all__ = ["WRAPPERS", "expected_shapes", "export_released", "without_wrappers"]
 
@@ -63,11 +64,11 @@ def export_released(
         )
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _write(folder / "training.json", lambda path: path.write_text(_json(training)))
-        _write(folder / "model.safetensors", lambda path: _save(weights, path, config))
+        write_whole(folder / "training.json", lambda path: path.write_text(_json(training)))
+        write_whole(folder / "model.safetensors", lambda path: _save(weights, path, config))
         if tokenizer is not None and tokenizer.resolve() != (folder / "tokenizer.json").resolve():
-            _write(folder / "tokenizer.json", lambda path: shutil.copyfile(tokenizer, path))
-        _write(folder / "config.json", lambda path: path.write_text(_json(config.to_json())))
+            write_whole(folder / "tokenizer.json", lambda path: shutil.copyfile(tokenizer, path))
+        write_whole(folder / "config.json", lambda path: path.write_text(_json(config.to_json())))
     except (OSError, SafetensorError) as error:  # the latter for a disk that is full
         raise TrainingError(
             f"The encoder cannot be written to {folder} ({error}); make room there or give another "
@@ -121,15 +122,6 @@ def _save(weights: dict[str, Tensor], path: Path, config: ProLIPConfig) -> None:
     save_file(weights, path)
     path.chmod(mode)  # safetensors makes files that nobody else can read
     check_weights(path, expected_shapes(config))
-
-
-def _write(path: Path, write: Callable[[Path], object]) -> None:
-    unfinished = path.with_name(f".{path.name}.part")
-    try:
-        write(unfinished)
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def _json(values: Mapping[str, Any]) -> str:

@@ -3,26 +3,11 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 CHECKOUT = Path(__file__).resolve().parents[3]
-NAMESPACE = ["unshare", "--map-root-user", "--mount"]
-
-
-@pytest.fixture
-def namespace() -> list[str]:
-    """The beginning of a command that may mount file systems of its own."""
-    if shutil.which("unshare") is None:
-        pytest.skip("needs unshare, of util-linux")
-    probe = [*NAMESPACE, "mount", "-t", "tmpfs", "tmpfs", "/mnt"]
-    if subprocess.run(probe, capture_output=True).returncode:
-        pytest.skip("this machine lets nobody mount a tmpfs in a namespace")
-    return NAMESPACE
 
 
 def test_a_full_disk_costs_checkpoints_and_never_the_run(namespace: list[str]) -> None:
