@@ -68,7 +68,7 @@ def main() -> int:
         "run": facts_of_run(),
         "training_s": round(seconds),
         "steps": len(log),
-        "recipe": json.loads((run / "encoder" / "training.json").read_text())["recipe"],
+        "recipe": recipe_of(run / "encoder"),
         "loss, means of a tenth of the steps": curves(log),
         "validation": lines_of(run / "validation.jsonl"),
         "retrieval on test": recalls(pairs),
@@ -92,6 +92,13 @@ def prolip_search(*words: str) -> str:
     """The command as a person runs it; what it prints."""
     command = [sys.executable, "-m", "prolip_search.cli", *words]
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+
+
+def recipe_of(encoder: Path) -> dict[str, Any]:
+    """What it was trained with, without where the data lay."""
+    recipe: dict[str, Any] = json.loads((encoder / "training.json").read_text())["recipe"]
+    del recipe["data"]["paths"]
+    return recipe
 
 
 def lines_of(file: Path) -> list[dict[str, float]]:
