@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -38,25 +39,18 @@ class Objective:
         """Every term, and their sum under `total`."""
         scale = outputs.logit_scale.exp()
         bias = scale.new_zeros(()) if outputs.logit_bias is None else outputs.logit_bias
-        if self.config.losses == "reference":
-            return reference_total_loss(
-                outputs.images,
-                outputs.texts,
-                logit_scale=scale,
-                logit_bias=bias,
-                masked_images=outputs.masked_images,
-                masked_texts=outputs.masked_texts,
-                settings=self.config.reference,
-                ppcl=self.ppcl,
-            )
-        return total_loss(
+        losses = (
+            partial(reference_total_loss, settings=self.config.reference)
+            if self.config.losses == "reference"
+            else partial(total_loss, weights=self.config.loss)
+        )
+        return losses(
             outputs.images,
             outputs.texts,
             logit_scale=scale,
             logit_bias=bias,
             masked_images=outputs.masked_images,
             masked_texts=outputs.masked_texts,
-            weights=self.config.loss,
             ppcl=self.ppcl,
         )
 

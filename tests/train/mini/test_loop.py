@@ -13,10 +13,12 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn.functional import normalize
 
 from prolip_search.encoders.mini_towers import combine
 from prolip_search.errors import TrainingError
-from prolip_search.train.mini.loop import Step, schedule, train_heads
+from prolip_search.train.mini.loop import Step, reference_terms, schedule, train_heads
+from prolip_search.train.reference_losses import reference_total_loss
 from tests.train.mini.synthetic import SMALL, random_features, small_heads
 
 # A run in a process of its own, which kills itself after the seventh of its twelve steps.
@@ -50,7 +52,26 @@ def test_training_lowers_the_loss_and_logs_every_step(tmp_path: Path) -> None:
     assert all(line["ppcl"] > 0 for line in logged(tmp_path))
 
 
-def test_the_released_losses_are_those_of_their_module(tmp_path: Path) -> None:
+def test_the_released_losses_are_those_of_their_module() -> None:
+    torch.manual_seed(0)
+    image, text, masked, short = (
+        (normalize(torch.randn(6, 8, dtype=torch.float64), dim=1), -3 - torch.rand(6, 8).double())
+        for _ in range(4)
+    )
+    terms = reference_terms((image, text), (image, masked), (text, short))
+    released = reference_total_loss(
+        image, text, logit_scale=5.0, logit_bias=-3.0, masked_images=masked, masked_texts=short
+    )
+    for ours, theirs in (
+        ("image_in_text", "inclusion"),
+        ("image_in_masked", "img_inclusion"),
+        ("text_in_masked", "txt_inclusion"),
+        ("vib", "vib"),
+    ):
+        torch.testing.assert_close(terms[ours], released[theirs], rtol=1e-12, atol=0)
+
+
+def test_a_run_with_the_released_losses_takes_them(tmp_path: Path) -> None:
     config = replace(SMALL, epochs=1, losses="reference", dropout=0.0, input_dropout=0.0)
     train_heads(config, random_features(config), small_heads(config), tmp_path / "released")
     train_heads(
