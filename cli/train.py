@@ -202,11 +202,11 @@ class _Bars:
         self._tasks: dict[str, TaskID] = {}
 
     def __enter__(self) -> _Bars:
-        self._bars.start()
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._bars.stop()
+        if self._tasks:
+            self._bars.stop()
 
     def progress(self, what: str, done: int, total: int) -> None:
         """So many of the rows of one kind have gone through the frozen networks."""
@@ -226,6 +226,7 @@ class _Bars:
 
     def _task(self, name: str, total: int) -> TaskID:
         if name not in self._tasks:
+            self._bars.start()  # not before: bars that show nothing leave an empty line
             self._tasks[name] = self._bars.add_task(name, total=total)
         return self._tasks[name]
 

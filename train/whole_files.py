@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Files of any size that are there whole or not at all, with the permissions of any other."""
 
 from __future__ import annotations
 

@@ -58,10 +58,13 @@ def test_training_leaves_heads_and_says_how_good_they_are(
         (["maxi", "--data", "."], "There is no recipe 'maxi'"),
         (["mini", "--data", ".", "--set", "epoch=1"], "did you mean epochs?"),
         (["mini", "--data", ".", "--resume", "yes"], "--resume yes is neither auto nor never"),
+        # Said before the encoder that the recipe begins with is looked for.
+        (["finetune"], "No data was named"),
+        (["finetune", "--data", "nowhere.parquet"], "There is no nowhere.parquet"),
     ],
 )
 def test_a_mistake_is_one_line(run: Run, options: list[str], message: str) -> None:
     ran = run("train", *options)
     assert (ran.status, ran.out) == (2, "")
     assert message in ran.err
-    assert len(ran.err.strip().splitlines()) == 1
+    assert len(ran.err.splitlines()) == 1

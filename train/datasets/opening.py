@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from prolip_search.encoders.preprocessing import ImagePreprocessing
@@ -19,7 +20,7 @@ from prolip_search.train.datasets.shards import ShardStream
 from prolip_search.train.datasets.skips import Skipped
 from prolip_search.train.datasets.streams import RowStream, SampleStream
 
-__all__ = ["open_loader", "open_stream"]
+__all__ = ["loader_of", "open_loader", "open_stream"]
 
 
 def open_loader(
@@ -38,7 +39,29 @@ def open_loader(
 
     Raises TrainingDataError for a path without data, ConfigError for a table that makes no sense.
     """
-    stream, skipped = open_stream(config, seed=seed, rank=rank, world=world)
+    return loader_of(
+        config,
+        *open_stream(config, seed=seed, rank=rank, world=world),
+        batch_size=batch_size,
+        preprocessing=preprocessing,
+        tokenizer=tokenizer,
+        normalise=normalise,
+        skips_file=skips_file,
+    )
+
+
+def loader_of(
+    config: DataConfig,
+    stream: SampleStream,
+    skipped: Sequence[Skipped],
+    *,
+    batch_size: int,
+    preprocessing: ImagePreprocessing,
+    tokenizer: TextTokenizer,
+    normalise: bool = True,
+    skips_file: Path | None = None,
+) -> Loader:
+    """The loader of what `open_stream` gave: for whoever must know of the data first."""
     return Loader(
         stream,
         batch_size=batch_size,
@@ -47,7 +70,7 @@ def open_loader(
         augmentation=config.augmentation if config.augment else None,
         n_threads=config.threads,
         normalise=normalise,
-        skipped=skipped if rank == 0 else (),
+        skipped=skipped,
         skips_file=skips_file,
     )
 
@@ -55,7 +78,7 @@ def open_loader(
 def open_stream(
     config: DataConfig, *, seed: int, rank: int = 0, world: int = 1
 ) -> tuple[SampleStream, list[Skipped]]:
-    """The samples in their order, and what was found unusable already."""
+    """The samples in their order, and what was found unusable already (told to process 0 alone)."""
     if not config.paths:
         raise TrainingDataError("No data was named; give --data a file, a folder or shards.")
     shards = [config.kind == "shards" or _means_shards(config, path) for path in config.paths]
@@ -69,7 +92,7 @@ def open_stream(
     sources = [_captioned(config, path) for path in config.paths]
     skipped = [skip for source in sources for skip in source.skipped]
     stream = RowStream(sources, seed=seed, rank=rank, world=world, weights=config.path_weights)
-    return stream, skipped
+    return stream, skipped if rank == 0 else []
 
 
 def _means_shards(config: DataConfig, path: str) -> bool:

@@ -14,7 +14,7 @@ from prolip_search.encoders.preprocessing import ImagePreprocessing
 from prolip_search.encoders.prolip import ProLIP
 from prolip_search.images import quiet_pillow
 from prolip_search.train.datasets.captioned import SUFFIXES, open_captioned
-from prolip_search.train.datasets.opening import open_loader
+from prolip_search.train.datasets.opening import loader_of, open_stream
 from prolip_search.train.datasets.shard_names import is_remote
 from prolip_search.train.datasets.skips import SkipReport
 from prolip_search.train.towers.config import TowersConfig
@@ -76,15 +76,17 @@ def train_prolip(
     """
     processes = processes or Processes(config.execution.device)
     held_out = None if val is None else open_captioned(val)
+    # The data first: whether it is there shows at once, and what follows may fetch an encoder.
+    samples = open_stream(
+        config.data, seed=config.seed, rank=processes.rank, world=processes.world_size
+    )
     vocabulary = open_vocabulary(config, out, processes)
-    loader = open_loader(
+    loader = loader_of(
         config.data,
+        *samples,
         batch_size=config.batch_size // processes.world_size,
-        seed=config.seed,
         preprocessing=ImagePreprocessing(size=config.model.vision.image_size),
         tokenizer=vocabulary.tokenizer,
-        rank=processes.rank,
-        world=processes.world_size,
         # Bytes are a quarter of what floats cost to carry to an accelerator.
         normalise=processes.device.type == "cpu",
         skips_file=out / f"skipped{'' if processes.is_main else f'-{processes.rank}'}.jsonl",
